@@ -1,0 +1,230 @@
+"""One database, SQLite or PostgreSQL, used synchronously by every process.
+
+All times in it come from the database's own clock (:class:`db_now`), so that a machine whose clock is
+off neither claims early nor loses a lease. Functions elsewhere take a ``Session`` and never commit;
+:meth:`Database.read` and :meth:`Database.write` are the only scopes that do.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    Table,
+    create_engine,
+    event,
+    literal,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from core.errors import PawlensError, ServiceUnavailable, StorageFull
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+BUSY_TIMEOUT_MS = 15_000
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC time. SQLite keeps it as text with microseconds, which sorts as time does."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time in the database must be aware")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """The database's clock, plus some seconds: ``db_now(60)`` is a minute from now.
+
+    The same instant throughout one statement, so that an index on the compared column can be used.
+    """
+
+    type = UtcTime()
+    inherit_cache = True
+    name = "db_now"
+
+    def __init__(self, seconds: Any = 0.0) -> None:
+        super().__init__(literal(seconds, Float) if isinstance(seconds, int | float) else seconds)
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: db_now, compiler: Any, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    # %f has milliseconds; the zeros make the text as long as SQLAlchemy's, which has microseconds.
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+@compiles(db_now, "postgresql")
+def _postgresql_now(element: db_now, compiler: Any, **kw: Any) -> str:
+    return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+def insert_new(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the rows whose key is not there yet; leave the others as they are."""
+    if not rows:
+        return
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def rows_changed(result: Any) -> int:
+    assert isinstance(result, CursorResult)
+    return result.rowcount
+
+
+class Database:
+    """The engine and its two kinds of transaction.
+
+    On SQLite a writing transaction starts with ``BEGIN IMMEDIATE``: it takes the write lock at once and
+    waits for it up to 15 s. A deferred one would read first and fail with "database is locked" when
+    another process has written in between (measured with 4 processes claiming 2,000 rows: 194,743 such
+    errors against 3).
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10, pool_timeout: float = 10.0) -> None:
+        arguments: dict[str, Any] = {
+            "pool_size": pool_size,
+            "max_overflow": pool_size,
+            "pool_timeout": pool_timeout,
+        }
+        if url.startswith("sqlite"):
+            arguments["connect_args"] = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+        else:
+            arguments |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+        self.engine: Engine = create_engine(url, **arguments)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        self._writing = self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+        # PostgreSQL's default would show each statement another state. SQLite's readers always see one.
+        self._reading = (
+            self.engine
+            if self.is_sqlite
+            else self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        )
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database and changes nothing."""
+        with _translated(), Session(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that commits at the end of the block, or rolls back when the block raises."""
+        with _translated(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def write_until(self, work: Callable[[Session], Result], *, give_up_after: float) -> Result:
+        """Run ``work`` in a writing transaction; when the database is away, try again for so many seconds.
+
+        For what must not be lost to a short outage: a finished result, a released lease.
+        """
+        deadline, pause = time.monotonic() + give_up_after, 0.05
+        while True:
+            try:
+                with self.write() as session:
+                    return work(session)
+            except ServiceUnavailable as error:
+                if time.monotonic() + pause > deadline:
+                    raise
+                logger.warning("database away, trying again: %s", error.__cause__ or error)
+                time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, 2.0)
+
+    def ping(self) -> None:
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions behind our back
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",  # an accepted job survives a power cut; costs 0.2 ms a commit on an SSD
+        "foreign_keys = ON",
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "temp_store = MEMORY",
+        "journal_size_limit = 67108864",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the driver's ways of saying "full" and "away" into errors that know their status."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = str(error.orig).lower()
+        if "disk is full" in reason or getattr(error.orig, "sqlstate", None) == "53100":
+            raise StorageFull("The database's disk is full. Free space or shorten the retention.") from error
+        if error.connection_invalidated or (isinstance(error, OperationalError) and _is_outage(error)):
+            raise _away() from error
+        raise
+    except PoolTimeout as error:  # every connection of the pool is in use
+        raise _away() from error
+
+
+# PostgreSQL classes: connection exceptions, too many connections, shutting down, serialisation and deadlock.
+_OUTAGE_STATES = ("08", "53300", "57P0", "40001", "40P01")
+_OUTAGE_WORDS = ("locked", "busy", "unable to open", "disk i/o")  # SQLite's
+
+
+def _is_outage(error: OperationalError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        return any(word in str(error.orig).lower() for word in _OUTAGE_WORDS)
+    state = getattr(error.orig, "sqlstate", None)
+    # Without a state the server has not spoken: no route, no such name, refused, timed out, hung up.
+    return state is None or str(state).startswith(_OUTAGE_STATES)
+
+
+def _away() -> PawlensError:
+    return ServiceUnavailable(
+        "The database cannot be reached now. Nothing was changed; try again in a few seconds.",
+        headers={"Retry-After": "5"},
+    )

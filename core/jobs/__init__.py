@@ -1,0 +1,17 @@
+"""The queue in the database: what a job is, who may change it, and how it is found again.
+
+The database is the queue. A message on Redis only says "there is work"; losing or doubling one changes
+nothing. No torch, no FastAPI and no Celery in here.
+
+==================  =========================================================================
+``states.py``       the states and who moves a job from one to the next
+``tables.py``       the tables
+``transitions.py``  the only code that writes a job's state, and its event with it
+``conditions.py``   which jobs are ready for a worker, and in what order
+``submit.py``       a new job
+``claims.py``       taking work under a lease, keeping the lease, giving it back
+``results.py``      finishing: prediction, failure, cancellation
+``rescue.py``       what happens to jobs whose worker or deadline is gone; how many are ready
+``queries.py``      reading
+==================  =========================================================================
+"""

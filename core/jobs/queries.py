@@ -1,0 +1,230 @@
+"""Reading jobs: one, many, and the state of the queues."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, case, func, literal, select, tuple_
+from sqlalchemy.orm import Session
+
+from core.database import db_now
+from core.errors import NotFound
+from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED
+from core.jobs.states import FINAL, JobState, Queue
+from core.jobs.tables import Artifact, Blob, Image, Job, Method, Worker
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job with all that is shown of it."""
+
+    job: Job
+    image: Image | None
+    methods: Sequence[Method]
+    artifacts: Sequence[Artifact]
+    position: int | None
+    """Jobs of the same queue that would be claimed before it, plus one; None unless it waits there.
+
+    Retries go first; when they become due is not looked at.
+    """
+
+
+def get_job(session: Session, job_id: str, *, owner: str | None = None) -> JobRecord:
+    """The job with its picture, methods and artifacts.
+
+    Raises:
+        NotFound: there is no such job, or it is another owner's.
+    """
+    return _records(session, [_find(session, job_id, owner)])[0]
+
+
+def _find(session: Session, job_id: str, owner: str | None) -> Job:
+    # The state is written by plain UPDATEs, of which rows that the session has read before know nothing.
+    job = session.get(Job, job_id, populate_existing=True)
+    if job is None or (owner is not None and job.owner != owner):
+        raise NotFound(
+            f"There is no job {job_id!r}. Ids look like job_0192f3...; a deleted job is gone for good."
+        )
+    return job
+
+
+def list_jobs(
+    session: Session,
+    *,
+    owner: str | None = None,
+    states: Collection[JobState] = (),
+    kind: str | None = None,
+    batch_id: str | None = None,
+    custom_id: str | None = None,
+    before: str | None = None,
+    limit: int = 20,
+) -> list[JobRecord]:
+    """Jobs newest first, from the one before the id ``before``. Ids sort by time of making."""
+    query = select(Job).order_by(Job.id.desc()).limit(limit).execution_options(populate_existing=True)
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    if states:
+        query = query.where(Job.state.in_(states))
+    if kind is not None:
+        query = query.where(Job.queue == Queue(kind))
+    if batch_id is not None:
+        query = query.where(Job.batch_id == batch_id)
+    if custom_id is not None:
+        query = query.where(Job.custom_id == custom_id)
+    if before is not None:
+        query = query.where(Job.id < before)
+    return _records(session, list(session.scalars(query)))
+
+
+def _records(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
+    ids = [job.id for job in jobs]
+    pictures = {job.image_sha256 for job in jobs if job.image_sha256}
+    images = (
+        {i.sha256: i for i in session.scalars(select(Image).where(Image.sha256.in_(pictures)))}
+        if pictures
+        else {}
+    )
+    positions = _positions(session, [job for job in jobs if job.state is JobState.QUEUED])
+    explained = [job.id for job in jobs if job.queue is Queue.EXPLAIN]
+    methods: dict[str, list[Method]] = {job_id: [] for job_id in ids}
+    artifacts: dict[str, list[Artifact]] = {job_id: [] for job_id in ids}
+    if explained:
+        for method in session.scalars(
+            select(Method).where(Method.job_id.in_(explained)).order_by(Method.job_id, Method.position)
+        ):
+            methods[method.job_id].append(method)
+        for artifact in session.scalars(
+            select(Artifact).where(Artifact.job_id.in_(explained)).order_by(Artifact.job_id, Artifact.name)
+        ):
+            artifacts[artifact.job_id].append(artifact)
+    return [
+        JobRecord(
+            job=job,
+            image=images.get(job.image_sha256 or ""),
+            methods=methods[job.id],
+            artifacts=artifacts[job.id],
+            position=positions.get(job.id),
+        )
+        for job in jobs
+    ]
+
+
+def _positions(session: Session, waiting: Sequence[Job]) -> dict[str, int]:
+    """The place of each of these jobs in its queue, counted from 1."""
+    if len(waiting) <= _FEW:
+        return {job.id: _position(session, job) for job in waiting}
+    # Numbering the whole queue once costs less than counting for each of many.
+    order = (Job.attempt == 0, case((Job.attempt > 0, Job.run_after)), *BY_PRIORITY_THEN_AGE)
+    place = func.row_number().over(partition_by=Job.queue, order_by=order).label("place")
+    numbered = select(Job.id, place).where(Job.state == JobState.QUEUED).subquery()
+    rows = session.execute(select(numbered).where(numbered.c.id.in_([job.id for job in waiting])))
+    return {job_id: number for job_id, number in rows}  # noqa: C416 - a Row is not a pair to mypy
+
+
+_FEW = 3
+
+
+def _position(session: Session, job: Job) -> int:
+    ahead: list[tuple[ColumnElement[bool], ...]]
+    if job.attempt:
+        ahead = [(*RETRIED, Job.run_after < job.run_after)]
+    else:  # three counts, each a range of one index
+        place = tuple_(literal(job.created_at, Job.created_at.type), literal(job.id))
+        older = tuple_(Job.created_at, Job.id) < place
+        ahead = [
+            RETRIED,
+            (*FRESH, Job.priority > job.priority),
+            (*FRESH, Job.priority == job.priority, older),
+        ]
+    counts = [
+        select(func.count()).select_from(Job).where(Job.queue == job.queue, *where).scalar_subquery()
+        for where in ahead
+    ]
+    return (session.scalar(select(sum(counts[1:], counts[0]))) or 0) + 1
+
+
+def picture_of(session: Session, job_id: str, *, owner: str | None = None) -> tuple[Image, bytes]:
+    """The picture as it was uploaded or downloaded.
+
+    Raises:
+        NotFound: there is no such job, or its URL is not downloaded yet.
+    """
+    job = _find(session, job_id, owner)
+    image = session.get(Image, job.image_sha256) if job.image_sha256 else None
+    if image is None:
+        raise NotFound(f"The picture of job {job_id} is not downloaded yet: the job is {job.state}.")
+    return image, picture_bytes(session, [image.sha256])[image.sha256]
+
+
+def artifact_of(
+    session: Session, job_id: str, method: str, name: str, *, owner: str | None = None
+) -> tuple[Artifact, bytes]:
+    """A file that a method has made.
+
+    Raises:
+        NotFound: there is no such job, or it has no such artifact (yet).
+    """
+    job = _find(session, job_id, owner)
+    artifact = session.get(Artifact, (job.id, method, name))
+    if artifact is None:
+        raise NotFound(f"Job {job_id} has no artifact {method}/{name}; the job is {job.state}.")
+    return artifact, picture_bytes(session, [artifact.blob_sha256])[artifact.blob_sha256]
+
+
+def picture_bytes(session: Session, digests: Collection[str]) -> dict[str, bytes]:
+    rows = session.execute(select(Blob.sha256, Blob.data).where(Blob.sha256.in_(digests)))
+    return {sha256: data for sha256, data in rows}  # noqa: C416 - a Row is not a pair to mypy
+
+
+def event_seqs(session: Session, job_ids: Collection[str]) -> dict[str, tuple[int, bool]]:
+    """For each job that exists, the number of its newest event and whether the job has ended."""
+    rows = session.execute(select(Job.id, Job.event_seq, Job.state).where(Job.id.in_(job_ids)))
+    return {job_id: (seq, state in FINAL) for job_id, seq, state in rows}
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    waiting: int
+    running: int
+    oldest_seconds: float
+    finished_last_minute: int
+
+
+def queue_depths(session: Session) -> dict[Queue, QueueDepth]:
+    """Depth and throughput of each queue. Ages are differences of the database's own times."""
+    now = session.scalar(select(db_now()))
+    assert now is not None
+    active = session.execute(
+        select(Job.state, Job.queue, func.count(), func.min(Job.created_at))
+        .where(Job.state.in_((JobState.FETCHING, JobState.QUEUED, JobState.RUNNING, JobState.CANCELING)))
+        .group_by(Job.state, Job.queue)
+    ).all()
+    finished = session.execute(
+        select(Job.queue, func.count()).where(Job.finished_at > db_now(-60)).group_by(Job.queue)
+    )
+    recent: dict[Queue, int] = {queue: count for queue, count in finished}  # noqa: C416
+    depths = {}
+    for queue in Queue:
+        waiting = running = 0
+        oldest: datetime | None = None
+        for state, job_queue, count, created in active:
+            # A job that is being fetched belongs to ``io`` until its picture is there.
+            if (Queue.IO if state is JobState.FETCHING else job_queue) is not queue:
+                continue
+            if state in (JobState.FETCHING, JobState.QUEUED):
+                waiting += count
+                oldest = created if oldest is None else min(oldest, created)
+            else:
+                running += count
+        age = (now - oldest).total_seconds() if oldest else 0.0
+        depths[queue] = QueueDepth(waiting, running, max(age, 0.0), recent.get(queue, 0))
+    return depths
+
+
+def workers_alive(session: Session, *, silent_seconds: float) -> list[Worker]:
+    """Workers that were heard of within ``silent_seconds``."""
+    return list(
+        session.scalars(select(Worker).where(Worker.seen_at > db_now(-silent_seconds)).order_by(Worker.id))
+    )

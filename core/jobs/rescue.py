@@ -1,0 +1,149 @@
+"""What happens to jobs whose worker or deadline is gone, and how much work is ready.
+
+All of it is a few guarded statements that may run anywhere, at any time and more than once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Float, case, cast, delete, func, literal, select, update
+from sqlalchemy.orm import Session
+
+from core.database import db_now
+from core.errors import PawlensError, WorkerLost
+from core.jobs.conditions import FRESH, RETRIED, UNFETCHED, due
+from core.jobs.results import MAX_DOUBLINGS
+from core.jobs.states import JobState, Queue
+from core.jobs.tables import Job, Worker
+from core.jobs.transitions import Moved, move
+
+
+@dataclass(frozen=True)
+class Rescued:
+    requeued: int = 0
+    failed: int = 0
+    canceled: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.requeued or self.failed or self.canceled)
+
+
+def rescue(session: Session, *, retry_seconds: float, owner: str | None = None) -> Rescued:
+    """Take back jobs whose lease is over, or, with ``owner``, those of a worker that is known to be dead.
+
+    They run again after a pause that doubles with each attempt; with no attempt left they fail as
+    ``worker_lost``. A job that was being canceled is canceled.
+    """
+    lost: ColumnElement[bool] = Job.lease_owner == owner if owner is not None else Job.lease_until < db_now()
+    tries_left = Job.attempt < Job.max_attempts
+    doublings = case((Job.attempt > MAX_DOUBLINGS, MAX_DOUBLINGS), else_=Job.attempt - 1)
+    pause = cast(literal(retry_seconds) * literal(1).op("<<")(doublings), Float)
+    requeued = move(
+        session,
+        JobState.QUEUED,
+        source=JobState.RUNNING,
+        where=[lost, tries_left],
+        event="job.requeued",
+        data={"reason": "worker_lost"},
+        run_after=db_now(pause),
+    )
+    refetch = session.scalars(
+        update(Job)
+        .where(Job.state == JobState.FETCHING, lost, tries_left)
+        .values(lease_owner=None, lease_until=None, run_after=db_now(pause))
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    failed: list[Moved] = []
+    for source in (JobState.RUNNING, JobState.FETCHING):
+        failed += _end_with(
+            session,
+            JobState.FAILED,
+            source,
+            [lost, Job.attempt >= Job.max_attempts],
+            WorkerLost(
+                "Its worker died or went silent on every attempt, so the picture may be what kills it."
+            ),
+        )
+    canceled = move(session, JobState.CANCELED, source=JobState.CANCELING, where=[lost], event="job.canceled")
+    return Rescued(len(requeued) + len(refetch), len(failed), len(canceled))
+
+
+def release_worker(session: Session, worker_id: str) -> int:
+    """Put back what a worker that stops on purpose still holds; return how many jobs.
+
+    Nothing is wrong with these jobs, so they may run at once and have one attempt more. (The attempt that
+    was begun stays counted, because it is the fence.) A lease owner begins with the worker's id.
+    """
+    held = Job.lease_owner.startswith(f"{worker_id}/", autoescape=True)
+    requeued = move(
+        session,
+        JobState.QUEUED,
+        source=JobState.RUNNING,
+        where=[held],
+        event="job.requeued",
+        data={"reason": "worker_stopping"},
+        run_after=db_now(),
+        max_attempts=Job.max_attempts + 1,
+    )
+    refetch = session.scalars(
+        update(Job)
+        .where(Job.state == JobState.FETCHING, held)
+        .values(lease_owner=None, lease_until=None, run_after=db_now(), max_attempts=Job.max_attempts + 1)
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    ).all()
+    canceled = move(session, JobState.CANCELED, source=JobState.CANCELING, where=[held], event="job.canceled")
+    session.execute(
+        delete(Worker)
+        .where(Worker.id.endswith(f"@{worker_id}", autoescape=True))
+        .execution_options(synchronize_session=False)
+    )
+    return len(requeued) + len(refetch) + len(canceled)
+
+
+class DeadlinePassed(PawlensError):
+    code, title = "deadline_passed", "Deadline passed"
+
+
+def expire(session: Session) -> int:
+    """End every unfinished job whose deadline has passed; a worker that has it finds its fence down."""
+    passed = [Job.deadline_at <= db_now(), Job.finished_at.is_(None)]  # as ix_jobs_deadlines has it
+    error = DeadlinePassed("The job's deadline_seconds ran out before it was finished.")
+    return sum(
+        len(_end_with(session, JobState.EXPIRED, source, passed, error))
+        for source in (JobState.FETCHING, JobState.QUEUED, JobState.RUNNING)
+    )
+
+
+def _end_with(
+    session: Session, to: JobState, source: JobState, where: list[ColumnElement[bool]], error: PawlensError
+) -> list[Moved]:
+    shown: dict[str, Any] = error.as_job_error()
+    return move(
+        session, to, source=source, where=where, event=f"job.{to}", data={"error": shown}, error=shown
+    )
+
+
+def ready(session: Session, queue: Queue, *, at_most: int) -> int:
+    """How many jobs a worker of this queue could claim now, counted up to ``at_most``."""
+    # Fresh jobs and retries apart, because each has an index of its own.
+    kinds = (
+        [UNFETCHED] if queue is Queue.IO else [(*FRESH, Job.queue == queue), (*RETRIED, Job.queue == queue)]
+    )
+    count = 0
+    for kind in kinds:
+        some = select(literal(1)).select_from(Job).where(*kind, *due()).limit(at_most - count).subquery()
+        count += session.scalar(select(func.count()).select_from(some)) or 0
+    return count
+
+
+def forget_workers(session: Session, *, silent_seconds: float) -> None:
+    """Remove the rows of workers that have not been heard of for so long."""
+    session.execute(
+        delete(Worker)
+        .where(Worker.seen_at < db_now(-silent_seconds))
+        .execution_options(synchronize_session=False)
+    )

@@ -1,0 +1,332 @@
+"""The tables. ``migrations`` builds the same ones; a test compares both.
+
+Bytes are stored once, by SHA-256, in ``blobs``; everything else refers to them by digest. A job's events
+are numbered from 1 without gaps by ``jobs.event_seq``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TextClause,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from core.database import UtcTime, db_now
+from core.jobs.states import FINAL, BatchState, DeliveryState, JobState, MethodState, Queue
+
+Json = dict[str, Any]
+
+
+class StateName(TypeDecorator[Any]):
+    """A state stored as its plain name, so that a new state needs no new database type."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Any, _dialect: Any) -> str | None:
+        return None if value is None else str(self.kind(value))
+
+    def process_result_value(self, value: str | None, _dialect: Any) -> Any:
+        return None if value is None else self.kind(value)
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: UtcTime,
+        Json: JSON(none_as_null=True),  # absent is NULL, not the JSON text "null"
+        list[str]: JSON(none_as_null=True),
+        JobState: StateName(JobState),
+        MethodState: StateName(MethodState),
+        BatchState: StateName(BatchState),
+        DeliveryState: StateName(DeliveryState),
+        Queue: StateName(Queue),
+    }
+
+
+def _created_at() -> Mapped[datetime]:
+    return mapped_column(insert_default=db_now())
+
+
+def _partial_index(name: str, columns: tuple[str | TextClause, ...], *, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
+class Blob(Table):
+    """Bytes, once each: uploaded pictures and artifacts."""
+
+    __tablename__ = "blobs"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Image(Table):
+    """What is known of an uploaded picture; width and height are those after EXIF orientation."""
+
+    __tablename__ = "images"
+
+    sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), primary_key=True)
+    width: Mapped[int]
+    height: Mapped[int]
+    media_type: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Batch(Table):
+    """Many jobs that were posted together. Its counts are counted from its jobs."""
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished_at_iff_final"),
+    )
+
+    id: Mapped[str] = mapped_column(String(48), primary_key=True)
+    state: Mapped[BatchState] = mapped_column(insert_default=BatchState.RUNNING)
+    owner: Mapped[str | None] = mapped_column(String(48), index=True)
+    total: Mapped[int]
+    meta: Mapped[Json] = mapped_column("metadata", insert_default=dict)
+    event_seq: Mapped[int] = mapped_column(insert_default=0)
+    webhook_url: Mapped[str | None] = mapped_column(Text)
+    webhook_events: Mapped[list[str] | None]
+    created_at: Mapped[datetime] = _created_at()
+    finished_at: Mapped[datetime | None]
+
+
+_FINAL_NAMES = ", ".join(f"'{state}'" for state in sorted(FINAL))
+
+
+class Job(Table):
+    """One picture to be predicted and, when methods are asked for, explained.
+
+    ``attempt`` counts claims; with the state it is the fence that lets only the newest claim write.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(
+            f"(state IN ({_FINAL_NAMES})) = (finished_at IS NOT NULL)", name="finished_at_iff_final"
+        ),
+        CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_whole"),
+        CheckConstraint(
+            "state IN ('fetching', 'running', 'canceling') OR lease_until IS NULL", name="lease_in_use"
+        ),
+        CheckConstraint("image_sha256 IS NOT NULL OR source_url IS NOT NULL", name="has_source"),
+        CheckConstraint("priority BETWEEN 0 AND 9", name="priority_range"),
+        # Claiming: the conditions are those of conditions.py, the columns give the order.
+        _partial_index(
+            "ix_jobs_ready",
+            ("queue", text("priority DESC"), "created_at", "id"),
+            where="state = 'queued' AND attempt = 0",
+        ),
+        _partial_index("ix_jobs_retries", ("queue", "run_after"), where="state = 'queued' AND attempt > 0"),
+        # ``state`` is always the same in here. SQLite has it to see an equality: it prefers any index with
+        # one, even if it must sort then, to one without.
+        _partial_index(
+            "ix_jobs_fetching",
+            ("state", text("priority DESC"), "created_at", "id"),
+            where="state = 'fetching' AND lease_until IS NULL",
+        ),
+        # Rescue: few jobs hold a lease at any time.
+        _partial_index("ix_jobs_leases", ("state", "lease_until"), where="lease_until IS NOT NULL"),
+        _partial_index("ix_jobs_lease_owner", ("lease_owner", "state"), where="lease_owner IS NOT NULL"),
+        _partial_index(
+            "ix_jobs_deadlines",
+            ("state", "deadline_at"),
+            where="deadline_at IS NOT NULL AND finished_at IS NULL",
+        ),
+        Index("ix_jobs_state_id", "state", "id"),
+        Index("ix_jobs_owner_id", "owner", "id"),
+        Index("ix_jobs_batch_id_state", "batch_id", "state"),
+        Index("ix_jobs_finished_at", "finished_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(48), primary_key=True)
+    state: Mapped[JobState]
+    queue: Mapped[Queue]
+    priority: Mapped[int] = mapped_column(insert_default=5)
+    owner: Mapped[str | None] = mapped_column(String(48))
+    correlation_id: Mapped[str | None] = mapped_column(String(128))
+
+    # What was asked
+    name: Mapped[str | None] = mapped_column(String(255))
+    custom_id: Mapped[str | None] = mapped_column(String(255), index=True)
+    meta: Mapped[Json] = mapped_column("metadata", insert_default=dict)
+    options: Mapped[Json] = mapped_column(insert_default=dict)
+    source_url: Mapped[str | None] = mapped_column(Text)
+    image_sha256: Mapped[str | None] = mapped_column(ForeignKey("images.sha256"), index=True)
+    batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id"))
+    batch_index: Mapped[int | None]
+    webhook_url: Mapped[str | None] = mapped_column(Text)
+    webhook_events: Mapped[list[str] | None]
+
+    # When
+    created_at: Mapped[datetime] = _created_at()
+    run_after: Mapped[datetime] = _created_at()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
+
+    # Who works on it
+    attempt: Mapped[int] = mapped_column(insert_default=0)
+    max_attempts: Mapped[int]
+    lease_owner: Mapped[str | None] = mapped_column(String(255))
+    lease_until: Mapped[datetime | None]
+
+    # What came of it
+    model: Mapped[Json | None]
+    prediction: Mapped[Json | None]
+    timings: Mapped[Json | None]
+    error: Mapped[Json | None]
+    event_seq: Mapped[int] = mapped_column(insert_default=0)
+
+
+class Method(Table):
+    """One explanation asked of a job, with its own state and progress."""
+
+    __tablename__ = "methods"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    position: Mapped[int]
+    state: Mapped[MethodState] = mapped_column(insert_default=MethodState.QUEUED)
+    options: Mapped[Json] = mapped_column(insert_default=dict)
+    done: Mapped[int] = mapped_column(insert_default=0)
+    total: Mapped[int] = mapped_column(insert_default=0)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    seconds: Mapped[float | None]
+    cached: Mapped[bool] = mapped_column(insert_default=False)
+    quality: Mapped[Json | None]
+    provenance: Mapped[Json | None]
+    error: Mapped[Json | None]
+    # Equal keys mean equal results: digest of picture, weights, method and options.
+    cache_key: Mapped[str | None] = mapped_column(String(64), index=True)
+
+
+class Artifact(Table):
+    """A file that a method has made."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    method: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    media_type: Mapped[str] = mapped_column(String(64))
+    blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Event(Table):
+    """The log of a job or batch; ``seq`` counts from 1 for each of them."""
+
+    __tablename__ = "events"
+
+    subject_id: Mapped[str] = mapped_column(String(48), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str] = mapped_column(String(64))
+    data: Mapped[Json] = mapped_column(insert_default=dict)
+    created_at: Mapped[datetime] = _created_at()
+
+
+class Worker(Table):
+    """A worker process that is alive, or was: it writes ``seen_at`` with every heartbeat."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    queue: Mapped[Queue]
+    hostname: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    report: Mapped[Json] = mapped_column(insert_default=dict)
+    started_at: Mapped[datetime] = _created_at()
+    seen_at: Mapped[datetime] = mapped_column(insert_default=db_now(), index=True)
+
+
+class WebhookEndpoint(Table):
+    """A registered receiver. Both secrets sign while a rotation lasts."""
+
+    __tablename__ = "webhook_endpoints"
+
+    id: Mapped[str] = mapped_column(String(48), primary_key=True)
+    owner: Mapped[str | None] = mapped_column(String(48), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(128))
+    previous_secret: Mapped[str | None] = mapped_column(String(128))
+    previous_secret_until: Mapped[datetime | None]
+    events: Mapped[list[str] | None]
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class WebhookDelivery(Table):
+    """One event to be sent to one receiver; written in the transaction that makes the event."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("target", "subject_id", "event_seq"),
+        _partial_index("ix_webhook_deliveries_due", ("next_attempt_at",), where="state = 'pending'"),
+    )
+
+    id: Mapped[str] = mapped_column(String(48), primary_key=True)
+    target: Mapped[str] = mapped_column(Text)  # the endpoint's id, or the job's own URL
+    endpoint_id: Mapped[str | None] = mapped_column(
+        ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), index=True
+    )
+    owner: Mapped[str | None] = mapped_column(String(48))
+    subject_id: Mapped[str] = mapped_column(String(48), index=True)
+    event_seq: Mapped[int]
+    event_type: Mapped[str] = mapped_column(String(64))
+    payload: Mapped[str] = mapped_column(Text)  # the very bytes that are signed
+    state: Mapped[DeliveryState] = mapped_column(insert_default=DeliveryState.PENDING)
+    attempt: Mapped[int] = mapped_column(insert_default=0)
+    next_attempt_at: Mapped[datetime] = _created_at()
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class WebhookAttempt(Table):
+    """What came of one attempt to deliver."""
+
+    __tablename__ = "webhook_attempts"
+
+    delivery_id: Mapped[str] = mapped_column(
+        ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True
+    )
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    status_code: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = _created_at()

@@ -1,0 +1,83 @@
+"""The only code that writes a job's state.
+
+One guarded UPDATE moves the jobs that are still in a state from which the move is allowed and that meet
+the caller's condition; it numbers the event in the same statement. Jobs that no longer qualify (another
+worker has them, a client canceled them) are simply not among those returned, and the caller must write
+nothing for them: that is the fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, update
+from sqlalchemy.orm import Session
+
+from core.database import db_now
+from core.jobs import events
+from core.jobs.states import LEASED, MOVES, JobState, MethodState, Queue
+from core.jobs.tables import Job, Method
+
+
+class Moved(NamedTuple):
+    """A job that was moved, as it now is."""
+
+    id: str
+    attempt: int
+    event_seq: int
+    batch_id: str | None
+    queue: Queue
+
+
+def move(
+    session: Session,
+    to: JobState,
+    *,
+    source: JobState,
+    where: Sequence[ColumnElement[bool]],
+    event: str,
+    data: dict[str, Any] | Callable[[Moved], dict[str, Any]] | None = None,
+    **values: Any,
+) -> list[Moved]:
+    """Move every job in ``source`` that meets ``where`` to the state ``to``; return those that were moved.
+
+    Final states get ``finished_at``; leaving a leased state for one without a lease drops the lease, unless
+    ``values`` say otherwise. ``event`` is logged for each with ``data`` and the new status.
+    """
+    if to not in MOVES.get(source, frozenset()):
+        raise ValueError(f"a job never moves from {source} to {to}")
+    changes: dict[str, Any] = {"state": to, "event_seq": Job.event_seq + 1}
+    if to.is_final:
+        changes["finished_at"] = db_now()
+    if to not in LEASED:
+        changes |= {"lease_owner": None, "lease_until": None}
+    rows = session.execute(
+        update(Job)
+        .where(Job.state == source, *where)
+        .values(**changes | values)
+        .returning(Job.id, Job.attempt, Job.event_seq, Job.batch_id, Job.queue)
+        .execution_options(synchronize_session=False)
+    ).all()
+    moved = [Moved(*row) for row in rows]
+    details = data if callable(data) else lambda _job: data or {}
+    events.append(
+        session,
+        (events.NewEvent(job.id, job.event_seq, event, {"status": to, **details(job)}) for job in moved),
+    )
+    explained = [job.id for job in moved if job.queue is Queue.EXPLAIN]
+    if to.is_final and explained:
+        _end_methods(session, explained, to)
+    return moved
+
+
+def _end_methods(session: Session, job_ids: list[str], to: JobState) -> None:
+    """Methods that had not ended when their job did: what ran was canceled, what waited was skipped."""
+    unstarted = MethodState.CANCELED if to is JobState.CANCELED else MethodState.SKIPPED
+    for state, end in ((MethodState.RUNNING, MethodState.CANCELED), (MethodState.QUEUED, unstarted)):
+        session.execute(
+            update(Method)
+            .where(Method.job_id.in_(job_ids), Method.state == state)
+            .values(state=end, finished_at=db_now())
+            .execution_options(synchronize_session=False)
+        )

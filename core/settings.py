@@ -1,0 +1,159 @@
+"""All settings of the service, typed, in one place.
+
+Sources, strongest first: environment variables ``PAWLENS_*``, then the YAML file (``PAWLENS_CONFIG``,
+by default ``configs/service.yaml`` beside the code), then the defaults below. A key in the file that is
+not listed here is an error. Processes started by ``pawlens up`` receive their settings as environment
+variables, so that every process sees the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds ``configs``, ``weights`` and ``migrations``."""
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PAWLENS_", extra="forbid", validate_default=True)
+
+    # Where things are
+    data_dir: Path = Path(".pawlens")
+    database_url: str = ""  # empty: SQLite in the data directory
+    redis_url: str = ""  # empty: the embedded Valkey's socket in the data directory
+    weights: Path = ROOT / "weights" / "resnet101-cat-dog.json"
+
+    # The network
+    engine: Literal["resnet", "stand-in"] = "resnet"
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    max_batch: Annotated[int, Field(ge=1, le=1024)] | None = None  # None: by free memory
+    stand_in_seconds: Annotated[float, Field(ge=0)] = 0  # what the stand-in engine takes for a batch
+
+    # The job protocol, in seconds
+    lease_seconds: Annotated[float, Field(gt=0)] = 60
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 15
+    rescue_seconds: Annotated[float, Field(gt=0)] = 5
+    dispatch_seconds: Annotated[float, Field(gt=0)] = 2
+    retry_seconds: Annotated[float, Field(ge=0)] = 2  # before a second attempt; doubles with each
+    stop_seconds: Annotated[float, Field(gt=0)] = 30  # for a worker to finish what it has when told to stop
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+
+    # Limits at the door
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 20 * MIB
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB  # base64 in JSON needs a third more
+    max_pixels: Annotated[int, Field(ge=1)] = 25_000_000
+    fetch_timeout_seconds: Annotated[float, Field(gt=0)] = 30
+    fetch_max_redirects: Annotated[int, Field(ge=0, le=20)] = 3
+    fetch_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    allow_private_network: bool = False  # development and tests only
+    min_free_disk_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+    # HTTP
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    no_auth: bool = False
+    cors_origins: Annotated[list[str], NoDecode] = []
+
+    # Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_on_commas(cls, value: Any) -> Any:
+        return (
+            [origin.strip() for origin in value.split(",") if origin.strip()]
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("data_dir", "weights")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        # Absolute at once: a child process may have another working directory.
+        return value.expanduser().resolve()
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _beats_within_the_lease(cls, value: float, info: ValidationInfo) -> float:
+        lease = info.data.get("lease_seconds")
+        if lease is not None and value * 2 > lease:
+            raise ValueError(
+                f"must be at most half of lease_seconds ({lease:g}), so that one late beat loses nothing"
+            )
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        named = os.environ.get("PAWLENS_CONFIG")
+        if named and not Path(named).is_file():
+            raise SettingsError(f"PAWLENS_CONFIG names {named}, and there is no such file.")
+        config = Path(named or ROOT / "configs" / "service.yaml")
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=config)
+
+    @cached_property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database. PostgreSQL runs through psycopg 3 whatever the URL says."""
+        if not self.database_url:
+            return f"sqlite:///{self.data_dir / 'pawlens.db'}"
+        scheme, _, rest = self.database_url.partition("://")
+        return f"postgresql+psycopg://{rest}" if scheme in ("postgres", "postgresql") else self.database_url
+
+    @cached_property
+    def valkey_socket(self) -> Path:
+        """Where ``pawlens up`` puts the embedded server's socket (a socket's path holds about 100 bytes)."""
+        socket = self.data_dir / "valkey.sock"
+        if len(os.fsencode(socket)) < 100:
+            return socket
+        digest = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
+        return Path(f"/tmp/pawlens-{os.getuid()}-{digest}/valkey.sock")  # noqa: S108 - the folder is made 0700
+
+    @cached_property
+    def redis(self) -> str:
+        """redis-py URL of the message broker."""
+        return self.redis_url or f"unix://{self.valkey_socket}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the HTTP server is reachable from this machine alone."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def as_environment(self) -> dict[str, str]:
+        """The settings as ``PAWLENS_*`` variables, for a child process that must see the same ones."""
+        environment = {}
+        for name, value in self.model_dump(mode="json").items():
+            if value is not None and value != "":
+                text = ",".join(value) if isinstance(value, list) else str(value)
+                environment[f"PAWLENS_{name.upper()}"] = text
+        return environment

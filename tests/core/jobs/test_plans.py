@@ -1,0 +1,147 @@
+"""How the databases find rows among many. A plan that sorts or walks the whole queue would pass every other
+test and stop the service on the day of the first large batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, func, select, text
+from sqlalchemy.orm import Session
+
+from core.database import Database
+from core.jobs import claims, queries, rescue
+from core.jobs.states import JobState, Queue
+from core.jobs.tables import Job
+
+WAITING = 16_000
+MANY = """
+    INSERT INTO jobs (id, state, queue, priority, owner, source_url, metadata, options, created_at, run_after,
+                      finished_at, attempt, max_attempts, event_seq)
+    WITH RECURSIVE numbers(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i + 1 < {count})
+    SELECT 'job_{state}_{queue}_' || (100000 + i), '{state}', '{queue}', i % 10, 'key_' || (i % 3), 'u',
+           '{{}}', '{{}}', {now}, {now}, {finished},
+           CASE '{state}' WHEN 'succeeded' THEN 1 ELSE 0 END, 3, 1
+    FROM numbers
+"""
+
+
+@pytest.fixture(scope="module")
+def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """Twenty thousand waiting jobs, a few thousand downloads and as many that have ended."""
+    if request.param == "sqlite":
+        file = tmp_path_factory.mktemp("crowded") / "pawlens.db"
+        file.write_bytes(request.getfixturevalue("migrated_sqlite_file").read_bytes())
+        database = Database(f"sqlite:///{file}")
+    else:
+        server = request.getfixturevalue("postgres_server")
+        name = server.create()
+        database = Database(server.url(name))
+    now = "strftime('%Y-%m-%d %H\\:%M\\:%f000', 'now')" if database.is_sqlite else "now()"
+    with database.write() as session:
+        for state, queue, count, finished in (
+            ("queued", "predict", WAITING, "NULL"),
+            ("queued", "explain", WAITING // 4, "NULL"),
+            ("fetching", "predict", WAITING // 4, "NULL"),
+            ("succeeded", "predict", WAITING // 4, now),
+        ):
+            session.execute(
+                text(MANY.format(state=state, queue=queue, count=count, finished=finished, now=now))
+            )
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE")
+    yield database
+    database.dispose()
+    if request.param == "postgresql":
+        server.drop(name)
+
+
+def plans(database: Database, work: Callable[[Session], object]) -> list[str]:
+    """The plans of all statements that ``work`` executes. Its changes are rolled back."""
+    statements: list[tuple[str, Any]] = []
+
+    def collect(_c: Connection, _cursor: Any, sql: str, parameters: Any, _context: Any, many: bool) -> None:
+        if not many and sql.split(maxsplit=1)[0] in ("SELECT", "UPDATE", "WITH"):
+            statements.append((sql, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", collect)
+    with database.engine.connect() as connection, Session(connection) as session:
+        work(session)
+        session.rollback()
+    event.remove(database.engine, "before_cursor_execute", collect)
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (COSTS OFF) "
+    found = []
+    with database.engine.connect() as connection:
+        for sql, parameters in statements:
+            rows = connection.exec_driver_sql(explain + sql, parameters)
+            found.append("\n".join(str(row[-1]) for row in rows))
+    assert found
+    return found
+
+
+def picks(found: list[str]) -> list[str]:
+    """Of the statements of a claim, those that choose: the last one only reads what was chosen."""
+    return found[:-1]
+
+
+def last_of_the_queue(session: Session) -> str:
+    query = select(Job.id).where(Job.state == JobState.QUEUED, Job.queue == Queue.PREDICT, Job.priority == 0)
+    found = session.scalar(query.order_by(Job.id.desc()).limit(1))
+    assert found is not None
+    return found
+
+
+both = pytest.mark.parametrize("crowded", ["sqlite", "postgresql"], indirect=True, scope="module")
+SORTS = ("TEMP B-TREE", "Sort")
+
+
+@both
+def test_a_claim_walks_its_index_and_sorts_nothing(crowded: Database) -> None:
+    found = plans(crowded, lambda s: claims.claim(s, Queue.PREDICT, owner="w", limit=16, lease_seconds=60))
+    retry, fresh = picks(found)
+    assert "ix_jobs_retries" in retry
+    assert "ix_jobs_ready" in fresh
+    assert not [plan for plan in (retry, fresh) for sort in SORTS if sort in plan]
+
+
+@both
+def test_a_claim_of_downloads_walks_its_index_and_sorts_nothing(crowded: Database) -> None:
+    found = plans(crowded, lambda s: claims.claim_fetches(s, owner="w", limit=8, lease_seconds=60))
+    (pick,) = picks(found)
+    assert "ix_jobs_fetching" in pick
+    assert not [sort for sort in SORTS if sort in pick]
+
+
+@both
+def test_rescue_looks_only_at_leases_and_expire_only_at_deadlines(crowded: Database) -> None:
+    for plan in plans(crowded, lambda s: rescue.rescue(s, retry_seconds=1)):
+        assert "ix_jobs_leases" in plan
+    for plan in plans(crowded, rescue.expire):
+        assert "ix_jobs_deadlines" in plan
+
+
+@both
+def test_the_position_is_counted_in_the_index(crowded: Database) -> None:
+    with crowded.read() as session:
+        last = last_of_the_queue(session)
+        job = session.get_one(Job, last)
+        middle = session.scalar(select(Job).where(Job.queue == Queue.PREDICT, Job.priority == 8).limit(1))
+        total = session.scalar(
+            select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == Queue.PREDICT)
+        )
+        assert queries.get_job(session, last).position == total
+    assert middle is not None
+    assert job.priority == 0
+    plan = plans(crowded, lambda s: queries.get_job(s, middle.id))[-1]
+    assert "ix_jobs_ready" in plan
+    assert "ix_jobs_retries" in plan
+
+
+@both
+def test_the_list_reads_a_page_and_not_all(crowded: Database) -> None:
+    filters: list[dict[str, Any]] = [{}, {"owner": "key_1"}, {"states": [JobState.SUCCEEDED]}]
+    for one in filters:
+        plan = plans(crowded, lambda s, one=one: queries.list_jobs(s, limit=20, **one))[0]  # type: ignore[misc]
+        assert not [sort for sort in SORTS if sort in plan], (one, plan)
