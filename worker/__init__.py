@@ -1,0 +1,1 @@
+"""Where a job meets the network."""
