@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from core.vision.folding import fold_batchnorm
+from core.vision.resnet import ResNet
+
+from .conftest import randomise
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_folded_network_computes_the_same(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    network = ResNet((2, 2, 2, 2))
+    randomise(network)
+    network = network.eval().to(memory_format=memory_format)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    folded = fold_batchnorm(network)
+    pictures = torch.randn(2, 3, 64, 64).contiguous(memory_format=memory_format)
+    with torch.inference_mode():
+        pairs = zip(folded.features(pictures), network.features(pictures), strict=True)
+        for (_, found), (_, expected) in pairs:
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(folded(pictures), network(pictures), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)  # it was a copy that was folded
+
+
+def test_a_dead_channel_with_tiny_variance_folds_exactly() -> None:
+    torch.manual_seed(1)
+    network = ResNet((1, 1, 1, 1)).eval()
+    norm = network.bn1
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    norm.running_var[:8] = 1e-12
+    pictures = 1e-3 * torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            fold_batchnorm(network).stem(pictures), network.stem(pictures), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_folding_twice_is_refused() -> None:
+    with pytest.raises(TypeError, match="folded before"):
+        fold_batchnorm(fold_batchnorm(ResNet((1, 1, 1, 1))))
