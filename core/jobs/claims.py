@@ -18,7 +18,7 @@ from core.database import db_now
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED, UNFETCHED, due
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
-from core.jobs.transitions import Moved, move
+from core.jobs.transitions import Moved, move, put_back
 
 
 class LeaseLost(Exception):
@@ -134,37 +134,16 @@ def give_back(session: Session, claim: Claim) -> bool:
 
     The attempt stays counted, since it is the fence, and one more is allowed instead.
     """
-    if claim.state is JobState.FETCHING:
-        return defer_fetch(session, claim, seconds=0, extra_attempts=1)
     return bool(
-        move(
+        put_back(
             session,
-            JobState.QUEUED,
-            source=JobState.RUNNING,
+            sources=[claim.state],
             where=claim.fence,
-            event="job.requeued",
-            data={"reason": "worker_stopping"},
+            reason="worker_stopping",
             run_after=db_now(),
             max_attempts=Job.max_attempts + 1,
         )
     )
-
-
-def defer_fetch(session: Session, claim: Claim, *, seconds: float, extra_attempts: int = 0) -> bool:
-    """Let a download be tried again after so many seconds."""
-    deferred = session.scalars(
-        update(Job)
-        .where(Job.state == JobState.FETCHING, *claim.fence)
-        .values(
-            lease_owner=None,
-            lease_until=None,
-            run_after=db_now(seconds),
-            max_attempts=Job.max_attempts + extra_attempts,
-        )
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    ).all()
-    return bool(deferred)
 
 
 _HELD_IN = {

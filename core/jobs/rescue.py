@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, case, cast, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Float, case, cast, delete, func, literal, select
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -17,7 +17,7 @@ from core.jobs.conditions import FRESH, RETRIED, UNFETCHED, due
 from core.jobs.results import MAX_DOUBLINGS
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job, Worker
-from core.jobs.transitions import Moved, move
+from core.jobs.transitions import Moved, move, put_back
 
 
 @dataclass(frozen=True)
@@ -40,22 +40,7 @@ def rescue(session: Session, *, retry_seconds: float, owner: str | None = None) 
     tries_left = Job.attempt < Job.max_attempts
     doublings = case((Job.attempt > MAX_DOUBLINGS, MAX_DOUBLINGS), else_=Job.attempt - 1)
     pause = cast(literal(retry_seconds) * literal(1).op("<<")(doublings), Float)
-    requeued = move(
-        session,
-        JobState.QUEUED,
-        source=JobState.RUNNING,
-        where=[lost, tries_left],
-        event="job.requeued",
-        data={"reason": "worker_lost"},
-        run_after=db_now(pause),
-    )
-    refetch = session.scalars(
-        update(Job)
-        .where(Job.state == JobState.FETCHING, lost, tries_left)
-        .values(lease_owner=None, lease_until=None, run_after=db_now(pause))
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    ).all()
+    requeued = put_back(session, where=[lost, tries_left], reason="worker_lost", run_after=db_now(pause))
     failed: list[Moved] = []
     for source in (JobState.RUNNING, JobState.FETCHING):
         failed += _end_with(
@@ -68,7 +53,7 @@ def rescue(session: Session, *, retry_seconds: float, owner: str | None = None) 
             ),
         )
     canceled = move(session, JobState.CANCELED, source=JobState.CANCELING, where=[lost], event="job.canceled")
-    return Rescued(len(requeued) + len(refetch), len(failed), len(canceled))
+    return Rescued(len(requeued), len(failed), len(canceled))
 
 
 def release_worker(session: Session, worker_id: str) -> int:
@@ -78,30 +63,20 @@ def release_worker(session: Session, worker_id: str) -> int:
     was begun stays counted, because it is the fence.) A lease owner begins with the worker's id.
     """
     held = Job.lease_owner.startswith(f"{worker_id}/", autoescape=True)
-    requeued = move(
+    requeued = put_back(
         session,
-        JobState.QUEUED,
-        source=JobState.RUNNING,
         where=[held],
-        event="job.requeued",
-        data={"reason": "worker_stopping"},
+        reason="worker_stopping",
         run_after=db_now(),
         max_attempts=Job.max_attempts + 1,
     )
-    refetch = session.scalars(
-        update(Job)
-        .where(Job.state == JobState.FETCHING, held)
-        .values(lease_owner=None, lease_until=None, run_after=db_now(), max_attempts=Job.max_attempts + 1)
-        .returning(Job.id)
-        .execution_options(synchronize_session=False)
-    ).all()
     canceled = move(session, JobState.CANCELED, source=JobState.CANCELING, where=[held], event="job.canceled")
     session.execute(
         delete(Worker)
         .where(Worker.id.endswith(f"@{worker_id}", autoescape=True))
         .execution_options(synchronize_session=False)
     )
-    return len(requeued) + len(refetch) + len(canceled)
+    return len(requeued) + len(canceled)
 
 
 class DeadlinePassed(PawlensError):

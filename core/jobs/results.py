@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from core.database import db_now
 from core.errors import Conflict, NotFound, PawlensError
 from core.jobs import events
-from core.jobs.claims import Claim, LeaseLost, defer_fetch
+from core.jobs.claims import Claim, LeaseLost
 from core.jobs.states import JobState, Queue
 from core.jobs.submit import Picture, store_picture
 from core.jobs.tables import Job
-from core.jobs.transitions import move
+from core.jobs.transitions import move, put_back
 
 MAX_DOUBLINGS = 10
 """Of the pause before another attempt."""
@@ -87,18 +87,13 @@ def succeed(
 
 def fail(session: Session, claim: Claim, error: PawlensError, *, retry_seconds: float) -> bool:
     """End the job with an error, or let it be tried again when the error may pass and attempts are left."""
-    may_retry = error.retryable and claim.attempt < claim.max_attempts
-    if may_retry and claim.state is JobState.FETCHING:
-        return defer_fetch(session, claim, seconds=backoff(retry_seconds, claim.attempt))
-    if may_retry:
+    if error.retryable and claim.attempt < claim.max_attempts:
         return bool(
-            move(
+            put_back(
                 session,
-                JobState.QUEUED,
-                source=JobState.RUNNING,
+                sources=[claim.state],
                 where=claim.fence,
-                event="job.requeued",
-                data={"reason": error.code},
+                reason=error.code,
                 run_after=db_now(backoff(retry_seconds, claim.attempt)),
             )
         )

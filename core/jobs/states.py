@@ -45,7 +45,15 @@ LEASED = frozenset({JobState.FETCHING, JobState.RUNNING, JobState.CANCELING})
 """States in which a worker may hold a lease."""
 
 MOVES: dict[JobState, frozenset[JobState]] = {
-    JobState.FETCHING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELED, JobState.EXPIRED}),
+    JobState.FETCHING: frozenset(
+        {
+            JobState.FETCHING,  # its download was lost or put off, and attempts are left
+            JobState.QUEUED,
+            JobState.FAILED,
+            JobState.CANCELED,
+            JobState.EXPIRED,
+        }
+    ),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELED, JobState.EXPIRED}),
     JobState.RUNNING: frozenset(
         {

@@ -8,7 +8,8 @@ nothing for them: that is the fence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, update
@@ -68,7 +69,46 @@ def move(
     explained = [job.id for job in moved if job.queue is Queue.EXPLAIN]
     if to.is_final and explained:
         _end_methods(session, explained, to)
+    elif source is JobState.RUNNING and to is JobState.QUEUED and explained:
+        _rewind_methods(session, explained)
     return moved
+
+
+def put_back(
+    session: Session,
+    *,
+    where: Sequence[ColumnElement[bool]],
+    reason: str,
+    run_after: ColumnElement[datetime],
+    sources: Collection[JobState] = (JobState.RUNNING, JobState.FETCHING),
+    **values: Any,
+) -> list[Moved]:
+    """Let running jobs, and begun downloads, be claimed again from ``run_after`` on; return which."""
+    moved: list[Moved] = []
+    for source in sources:
+        moved += move(
+            session,
+            JobState.FETCHING if source is JobState.FETCHING else JobState.QUEUED,
+            source=source,
+            where=[Job.lease_until.is_not(None), *where],
+            event="job.requeued",
+            data={"reason": reason},
+            run_after=run_after,
+            lease_owner=None,
+            lease_until=None,
+            **values,
+        )
+    return moved
+
+
+def _rewind_methods(session: Session, job_ids: list[str]) -> None:
+    """A method that was running when its job was put back waits again; what had ended stays."""
+    session.execute(
+        update(Method)
+        .where(Method.job_id.in_(job_ids), Method.state == MethodState.RUNNING)
+        .values(state=MethodState.QUEUED, started_at=None, done=0, total=0)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def _end_methods(session: Session, job_ids: list[str], to: JobState) -> None:

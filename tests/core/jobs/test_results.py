@@ -96,7 +96,7 @@ def test_a_download_that_keeps_failing_fails_the_job(database: Database) -> None
         with database.write() as session:
             assert results.fail(session, claim, Passing("503"), retry_seconds=0)
     assert job(database, job_id).state is JobState.FAILED
-    assert types(database, job_id) == ["job.created", "job.failed"]
+    assert types(database, job_id) == ["job.created", "job.requeued", "job.failed"]
 
 
 def test_a_downloaded_job_starts_with_all_its_attempts(database: Database) -> None:

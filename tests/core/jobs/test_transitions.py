@@ -33,7 +33,6 @@ EVERYTHING: dict[str, Callable[[Session, Claim], object]] = {
     "claim_fetches": lambda s, c: claims.claim_fetches(s, owner="w", limit=9, lease_seconds=60),
     "heartbeat": lambda s, c: claims.heartbeat(s, [c], lease_seconds=60),
     "give_back": claims.give_back,
-    "defer_fetch": lambda s, c: claims.defer_fetch(s, c, seconds=0),
     "fetched": dropped,
     "predicted": lambda s, c: results.predicted(s, c, {}, {}),
     "succeed": lambda s, c: results.succeed(s, c, **RESULT),
