@@ -1,0 +1,128 @@
+"""Maintenance, every few seconds: take back lost jobs, end expired ones, and hint where work is waiting.
+
+The duties run in this process and not as Celery tasks: a message would need the very broker whose loss they
+repair, could pile up while no worker takes it, and would wait behind long downloads. Any number of these
+processes may run; every duty is a guarded statement that may be repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from core.broker import JOBS_PER_HINT, MAX_HINTS, BrokerProbe, BrokerUnavailable, hints_for, publish
+from core.database import Database
+from core.errors import ServiceUnavailable
+from core.jobs import rescue
+from core.jobs.states import Queue
+from core.logs import configure_logging
+from core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FORGET_WORKERS_SECONDS = 3600
+
+
+@dataclass
+class Duty:
+    """Something to do every so many seconds, whatever became of it the last time."""
+
+    name: str
+    every: float
+    work: Callable[[], None]
+    due: float = 0.0
+
+
+class Maintenance:
+    def __init__(self, settings: Settings, database: Database, probe: BrokerProbe) -> None:
+        self._settings = settings
+        self._database = database
+        self._probe = probe
+        self._broker_away = False
+        self.duties = [
+            Duty("rescue", settings.rescue_seconds, self.rescue),
+            Duty("expire", settings.rescue_seconds, self.expire),
+            Duty("dispatch", settings.dispatch_seconds, self.dispatch),
+            Duty("forget workers", 60, self.forget_workers),
+        ]
+
+    def rescue(self) -> None:
+        with self._database.write() as session:
+            rescued = rescue.rescue(session, retry_seconds=self._settings.retry_seconds)
+        if rescued:
+            logger.warning("took back jobs whose lease was over", extra=asdict(rescued))
+
+    def expire(self) -> None:
+        with self._database.write() as session:
+            expired = rescue.expire(session)
+        if expired:
+            logger.info("deadlines passed", extra={"jobs": expired})
+
+    def dispatch(self) -> None:
+        """Top up each queue's hints to what its ready jobs call for.
+
+        Hints that went to a lost Redis, or were never sent because it was away, are made good here. One
+        hint too many finds nothing to claim and returns.
+        """
+        for queue in Queue:
+            with self._database.read() as session:
+                ready = rescue.ready(session, queue, at_most=MAX_HINTS * JOBS_PER_HINT)
+            if not ready:
+                continue
+            try:
+                missing = hints_for(queue, ready) - self._probe.hints_waiting(queue)
+                if missing > 0:
+                    publish(self._settings, queue, missing)
+            except BrokerUnavailable as error:
+                if not self._broker_away:
+                    logger.warning("no broker: jobs wait until it is back: %s", error)
+                self._broker_away = True
+                return
+            if self._broker_away:
+                logger.info("the broker is back")
+            self._broker_away = False
+
+    def forget_workers(self) -> None:
+        with self._database.write() as session:
+            rescue.forget_workers(session, silent_seconds=FORGET_WORKERS_SECONDS)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Do each duty when it is due, until told to stop. The process's own monotonic clock paces it."""
+        while not stopping.is_set():
+            now = time.monotonic()
+            for duty in self.duties:
+                if duty.due <= now:
+                    duty.due = now + duty.every
+                    self._do(duty)
+            stopping.wait(max(0.01, min(duty.due for duty in self.duties) - time.monotonic()))
+
+    def _do(self, duty: Duty) -> None:
+        try:
+            duty.work()
+        except ServiceUnavailable as error:
+            logger.warning("%s put off: %s", duty.name, error.__cause__)
+        except Exception:
+            logger.exception("%s failed", duty.name)
+
+
+def main() -> None:
+    settings = Settings()
+    configure_logging("beat", level=settings.log_level, form=settings.log_format)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    database, probe = Database(settings.database, pool_size=1), BrokerProbe(settings)
+    logger.info("beat ready")
+    try:
+        Maintenance(settings, database, probe).run(stopping)
+    finally:
+        probe.close()
+        database.dispose()
+
+
+if __name__ == "__main__":
+    main()

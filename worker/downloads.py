@@ -1,0 +1,100 @@
+"""Downloading the pictures of jobs that were posted with a URL. Runs on ``io`` workers, without torch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from core.broker import BrokerUnavailable, publish
+from core.database import Database
+from core.errors import PawlensError, ServiceUnavailable
+from core.jobs import claims, results
+from core.jobs.claims import Claim, LeaseLost
+from core.jobs.submit import Picture
+from core.logs import log_context
+from core.settings import Settings
+from core.vision import images
+from worker.fetcher import fetch
+from worker.leases import LeaseKeeper
+
+logger = logging.getLogger(__name__)
+
+
+class Downloader:
+    """Downloads for jobs in the state ``fetching``, a few at a time whatever the number of hints."""
+
+    def __init__(
+        self, settings: Settings, database: Database, keeper: LeaseKeeper, stopping: threading.Event
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._keeper = keeper
+        self._stopping = stopping
+        self._places = threading.BoundedSemaphore(settings.fetch_concurrency)
+
+    def drain(self, owner: str) -> None:
+        """Download one after the other until none is left. Returns at once when enough threads do so."""
+        if not self._places.acquire(blocking=False):
+            return
+        try:
+            while not self._stopping.is_set() and (claim := self._claim(owner)):
+                with (
+                    self._keeper.holding([claim]),
+                    log_context(job=claim.job_id, correlation=claim.correlation_id),
+                ):
+                    self._download(claim)
+        finally:
+            self._places.release()
+
+    def _claim(self, owner: str) -> Claim | None:
+        with self._database.write() as session:
+            lease = self._settings.lease_seconds
+            found = claims.claim_fetches(session, owner=owner, limit=1, lease_seconds=lease)
+        return found[0] if found else None
+
+    def _download(self, claim: Claim) -> None:
+        try:
+            picture = self._fetch(claim.source_url or "")
+        except PawlensError as error:
+            self._record_failure(claim, error)
+            return
+        except Exception:
+            logger.exception("download failed for a reason of our own")
+            self._record_failure(
+                claim, ServiceUnavailable("The worker met an error of its own while downloading.")
+            )
+            return
+        try:
+            queue = self._database.write_until(
+                lambda session: results.fetched(session, claim, picture),
+                give_up_after=self._settings.lease_seconds,
+            )
+        except LeaseLost:
+            logger.warning("download dropped: the job is no longer this attempt's")
+            return
+        logger.info("downloaded", extra={"bytes": len(picture.data)})
+        try:
+            publish(self._settings, queue)
+        except BrokerUnavailable:
+            logger.warning("no broker: the dispatcher will hint later")
+
+    def _fetch(self, url: str) -> Picture:
+        settings = self._settings
+        download = fetch(
+            url,
+            max_bytes=settings.max_image_bytes,
+            timeout_seconds=settings.fetch_timeout_seconds,
+            max_redirects=settings.fetch_max_redirects,
+            allow_private=settings.allow_private_network,
+        )
+        info = images.inspect(download.data, max_pixels=settings.max_pixels)
+        return Picture(download.data, info.width, info.height, info.media_type)
+
+    def _record_failure(self, claim: Claim, error: PawlensError) -> None:
+        logger.warning(
+            "download failed: %s", error.detail, extra={"code": error.code, "attempt": claim.attempt}
+        )
+        self._database.write_until(
+            lambda session: results.fail(session, claim, error, retry_seconds=self._settings.retry_seconds),
+            give_up_after=self._settings.lease_seconds,
+        )

@@ -1,0 +1,54 @@
+"""What one worker process holds: database, engine, leases. Made once, when the process starts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from core.database import Database
+from core.jobs.states import Queue
+from core.settings import Settings
+from worker.downloads import Downloader
+from worker.leases import LeaseKeeper
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """One worker process and the queues that it serves."""
+
+    def __init__(self, settings: Settings, queues: Sequence[Queue], worker_id: str) -> None:
+        self.stopping = threading.Event()
+        self._database = Database(settings.database)
+        self._keeper = LeaseKeeper(
+            self._database,
+            worker_id=worker_id,
+            queues=queues,
+            lease_seconds=settings.lease_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+        self._downloader = Downloader(settings, self._database, self._keeper, self.stopping)
+        self._drain_model: Callable[[Queue, str], bool] | None = None
+        if set(queues) - {Queue.IO}:
+            from worker import engines  # noqa: PLC0415 - an io worker needs neither the network nor its pictures
+            from worker.runner import Runner  # noqa: PLC0415
+
+            engine, explainer = engines.load(settings, explains=Queue.EXPLAIN in queues)
+            self._keeper.report = engine.report
+            runner = Runner(settings, self._database, engine, self._keeper, self.stopping, explainer)
+            self._drain_model = runner.drain
+        self._keeper.start()
+        logger.info("worker ready", extra={"worker": worker_id, **self._keeper.report})
+
+    def drain(self, queue: Queue, owner: str) -> bool:
+        """Do what is ready; True when there may be more."""
+        if queue is Queue.IO:
+            self._downloader.drain(owner)
+            return False
+        assert self._drain_model is not None
+        return self._drain_model(queue, owner)
+
+    def stop(self) -> None:
+        self._keeper.stop()
+        self._database.dispose()
