@@ -1,0 +1,79 @@
+"""The HTTP application: ``uvicorn --factory api.app:create_app``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI, Request
+from fastapi_offline import FastAPIOffline
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
+
+from api import openapi, problems
+from api.middleware import CORRELATION_HEADER, LimitedBody, Observed
+from api.routes import jobs, legacy, service
+from api.service import Service
+from core.errors import InvalidRequest
+from core.logs import configure_logging
+from core.settings import Settings
+
+_DESCRIPTION = """
+Post a picture, get a job id at once; poll, or wait, for the answer: cat or dog, with calibrated scores.
+
+Every refusal is a problem document (RFC 9457). Every answer carries `X-Correlation-ID`, which you may choose,
+and `X-Process-Time-ms`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application. Without ``settings`` they come from the environment."""
+    settings = settings or Settings()
+    configure_logging("api", level=settings.log_level, form=settings.log_format)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = Service(settings)
+        app.state.service.start()
+        try:
+            yield
+        finally:
+            await app.state.service.stop()
+
+    # The docs page's script comes from this server, so that it works where the internet does not reach.
+    app = FastAPIOffline(
+        title="Pawlens",
+        version=version("pawlens"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        dependencies=[Depends(_refuse_nul)],
+    )
+    for router in (jobs.router, service.router, legacy.router):
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    problems.install(app)
+    openapi.complete(app)
+    # The last one added is the outermost: what the others answer is observed as well.
+    app.add_middleware(LimitedBody, max_bytes=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=[CORRELATION_HEADER, "X-Process-Time-ms", "Location", "Retry-After", "ETag"],
+        )
+    app.add_middleware(Observed)
+    return app
+
+
+async def _refuse_nul(request: Request) -> None:
+    """No id or name has this character, and PostgreSQL answers a comparison with it by an error."""
+    if "\0" in request.url.path or b"%00" in request.scope["query_string"]:
+        raise InvalidRequest("The path or the query has a NUL character (%00); nothing here is named so.")

@@ -1,0 +1,108 @@
+"""What wraps every request: ids and times in the answer and the log, and a limit on the body.
+
+Plain ASGI rather than Starlette's BaseHTTPMiddleware, which would put a task and a queue between the server
+and every streamed answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils import uuid7
+
+from api.problems import problem_response, unexpected
+from core.errors import PawlensError, PayloadTooLarge
+from core.logs import log_context
+
+logger = logging.getLogger("api.access")
+
+CORRELATION_HEADER = "X-Correlation-ID"
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class Observed:
+    """Gives each request a correlation id (the client's, when it sent a sane one) and logs its end."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        sent = Headers(scope=scope).get(CORRELATION_HEADER, "")
+        correlation = sent if _SAFE_ID.fullmatch(sent) else uuid7().hex
+        status: int | None = None
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[CORRELATION_HEADER] = correlation
+                headers["X-Process-Time-ms"] = f"{(time.perf_counter() - started) * 1000:.2f}"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        with log_context(correlation=correlation):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except Exception:
+                logger.exception("unexpected error")
+                if status is None:  # nothing was sent yet
+                    await unexpected(scope["path"])(scope, receive, send_with_headers)
+            finally:
+                fields = {
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "ms": round((time.perf_counter() - started) * 1000, 2),
+                }
+                logger.log(_level(scope["path"], status or 500), "request", extra=fields)
+
+
+def _level(path: str, status: int) -> int:
+    """Probes come every few seconds and say nothing while they succeed."""
+    return logging.DEBUG if path in ("/livez", "/readyz", "/health") and status < 400 else logging.INFO
+
+
+class LimitedBody:
+    """Refuses bodies over a limit, announced or not: a chunked body is counted as it arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            await problem_response(self._too_large(), scope["path"])(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                # Raised where the body is read, and turned into the answer like any other refusal.
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _too_large(self) -> PawlensError:
+        # What is left of the body is not read, so the connection cannot serve another request.
+        return PayloadTooLarge(
+            f"The request's body is larger than {self._max_bytes:,} bytes. Send a smaller picture; "
+            "the network looks at a few hundred pixels a side.",
+            headers={"Connection": "close"},
+        )

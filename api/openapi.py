@@ -1,0 +1,115 @@
+"""What FastAPI cannot derive from the code: bodies in several forms, and problem documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from api.problems import MEDIA_TYPE
+from api.schemas import Problem
+from api.submissions import JobRequest
+
+_MEANINGS = {
+    400: "The request does not parse.",
+    404: "There is no such thing.",
+    409: "Its state does not allow that.",
+    413: "The body or the picture is too large.",
+    415: "Not a JPEG, PNG or WebP picture, or a body in another form than those described.",
+    422: "A value cannot be accepted; `detail` says which and why.",
+    500: "The job failed by an error of the service; its id is in the answer.",
+    503: "The database cannot be reached; Retry-After says when to try again.",
+    504: "The job has not ended in time; it goes on, and its id is in the answer.",
+    507: "The disk is full.",
+}
+
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*statuses: int, **others: dict[str, Any]) -> Responses:
+    """The ``responses`` of an endpoint that may refuse in these ways.
+
+    Answers that are not refusals are added by name: ``http_304={...}``.
+    """
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    added: Responses = {int(name.removeprefix("http_")): answer for name, answer in others.items()}
+    refusals = {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+    return added | refusals
+
+
+def _inlined(model: type[Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    EXTRA_SCHEMAS.update(schema.pop("$defs", {}))
+    EXTRA_SCHEMAS[model.__name__] = schema
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+EXTRA_SCHEMAS: dict[str, Any] = {}
+
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "description": "Exactly one of file and url.",
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP picture."},
+        "url": {"type": "string", "description": "Where to download one."},
+        "methods": {"type": "string", "description": "Names, separated by commas."},
+        "options": {"type": "string", "description": "A JSON object."},
+        "priority": {"type": "integer", "minimum": 0, "maximum": 9, "default": 5},
+        "deadline_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 604800},
+        "custom_id": {"type": "string", "minLength": 1, "maxLength": 255},
+        "metadata": {"type": "string", "description": "A JSON object."},
+    },
+    "additionalProperties": False,
+}
+
+_URL_FORM = {
+    "type": "object",
+    "properties": {name: schema for name, schema in _FORM["properties"].items() if name != "file"},
+    "required": ["url"],
+    "additionalProperties": False,
+}
+
+JOB_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/x-www-form-urlencoded": {"schema": _URL_FORM},
+            "application/json": {
+                "schema": _inlined(JobRequest),
+                "examples": {
+                    "url": {"value": {"image": {"url": "https://example.com/cat.jpg"}, "custom_id": "42"}}
+                },
+            },
+        },
+    }
+}
+
+
+def _one_picture(**fields: dict[str, Any]) -> dict[str, Any]:
+    properties = {name: _FORM["properties"][name] for name in ("file", "url")} | fields
+    schema = {"type": "object", "description": "Exactly one of file and url.", "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+PREDICT_BODY = _one_picture()
+EXPLAIN_BODY = _one_picture(
+    what={"type": "string", "default": "all", "description": "`all`, or names separated by commas."}
+)
+
+_inlined(Problem)
+
+
+def complete(app: FastAPI) -> None:
+    """Let the app's OpenAPI document contain the schemas that only bodies and problems refer to."""
+    derive = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = derive()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for name, schema in EXTRA_SCHEMAS.items():
+            schemas.setdefault(name, schema)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

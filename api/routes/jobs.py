@@ -1,0 +1,190 @@
+"""``/v1/jobs``: post a picture, follow the job, fetch what came of it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from api.openapi import JOB_BODY, problems
+from api.schemas import JobOut, JobPage, Wait
+from api.service import ServiceDep
+from api.submissions import read_job
+from core.errors import InvalidRequest
+from core.jobs import explanations, queries, results
+from core.jobs.states import FINAL, JobState
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+MAX_WAIT_SECONDS = 60.0
+
+_UNCHANGED = {"description": "Unchanged since the ETag in If-None-Match."}
+_ARTIFACT = {
+    "description": "The file's bytes.",
+    "content": {kind: {} for kind in ("image/png", "application/octet-stream", "application/zip")},
+}
+_PICTURE = {
+    "description": "The picture's bytes.",
+    "content": {kind: {} for kind in ("image/jpeg", "image/png", "image/webp")},
+}
+
+
+def answer(job: JobOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The job as JSON, with an ETag, and with Retry-After while it has not ended."""
+    sent = {"ETag": _etag(job), "Cache-Control": "no-cache", **(headers or {})}
+    if job.status not in FINAL:
+        sent["Retry-After"] = "1"
+    return Response(job.model_dump_json(), status, sent, media_type="application/json")
+
+
+def _etag(job: JobOut) -> str:
+    place = f"-{job.queue.position}" if job.queue else ""  # it changes without any event
+    return f'W/"{job.event_seq}{place}"'
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobOut,
+    openapi_extra=JOB_BODY,
+    responses=problems(
+        400,
+        413,
+        415,
+        422,
+        503,
+        507,
+        http_200={"model": JobOut, "description": "It ended within the time of Prefer: wait."},
+    ),
+)
+async def create_job(
+    request: Request,
+    service: ServiceDep,
+    prefer: Annotated[
+        str | None, Header(description="`wait=N` answers with the result if it is there in N seconds.")
+    ] = None,
+) -> Response:
+    """Post a picture, or the URL of one. The answer comes at once; the job runs in the background."""
+    seconds = _preferred_wait(prefer)
+    job = await service.accept(await read_job(request, service.settings))
+    headers = {"Location": job.links.self}
+    if seconds is None:
+        return answer(job, 202, headers)
+    headers["Preference-Applied"] = f"wait={seconds:g}"
+    job = await service.wait(job.id, seconds)
+    return answer(job, 200 if job.status in FINAL else 202, headers)
+
+
+def _preferred_wait(prefer: str | None) -> float | None:
+    """The seconds of ``Prefer: wait=N`` (RFC 7240), at most 60. A preference that is no number is ignored."""
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
+    return min(float(found[1]), MAX_WAIT_SECONDS) if found else None
+
+
+@router.get("", response_model=JobPage, responses=problems(422, 503))
+def list_jobs(
+    service: ServiceDep,
+    status: Annotated[list[JobState] | None, Query()] = None,
+    kind: Literal["predict", "explain"] | None = None,
+    batch_id: Annotated[str | None, Query(max_length=48)] = None,
+    custom_id: Annotated[str | None, Query(max_length=255)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(max_length=64, description="`next_cursor` of the page before.")
+    ] = None,
+) -> Response:
+    """Jobs, newest first."""
+    if cursor is not None and not re.fullmatch(r"job_[0-9a-f]{32}", cursor):
+        raise InvalidRequest(
+            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
+        )
+    with service.database.read() as session:
+        records = queries.list_jobs(
+            session,
+            states=status or (),
+            kind=kind,
+            batch_id=batch_id,
+            custom_id=custom_id,
+            before=cursor,
+            limit=limit + 1,
+        )
+    jobs = [service.shown(record) for record in records[:limit]]
+    page = JobPage(jobs=jobs, next_cursor=jobs[-1].id if len(records) > limit else None)
+    return Response(page.model_dump_json(), media_type="application/json")
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobOut,
+    responses=problems(404, 422, 503, http_304=_UNCHANGED),
+)
+async def get_job(
+    job_id: str,
+    service: ServiceDep,
+    wait: Annotated[Wait, Query(description="Seconds to hold the answer until there is news.")] = 0,
+    after: Annotated[
+        int | None,
+        Query(ge=0, description="What counts as news: an event above this number. Without it: the end."),
+    ] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A job as it is now, or, with `wait`, as soon as there is news of it."""
+    job = await service.wait(job_id, wait, after=after)
+    if if_none_match is not None and _etag(job) in (tag.strip() for tag in if_none_match.split(",")):
+        return Response(status_code=304, headers={"ETag": _etag(job), "Cache-Control": "no-cache"})
+    return answer(job)
+
+
+@router.get(
+    "/{job_id}/image",
+    response_class=Response,
+    responses=problems(404, 422, 503, http_200=_PICTURE, http_304=_UNCHANGED),
+)
+def get_image(
+    job_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """The picture as it was uploaded or downloaded."""
+    with service.database.read() as session:
+        image, data = queries.picture_of(session, job_id)
+    return _bytes(data, image.sha256, image.media_type, if_none_match)
+
+
+def _bytes(
+    data: bytes, sha256: str, media_type: str, if_none_match: str | None, *, changes: bool = False
+) -> Response:
+    """Bytes that never change under their URL (unless ``changes``), with their digest as the ETag."""
+    keep = "no-cache" if changes else "private, max-age=31536000, immutable"
+    headers = {"ETag": f'"{sha256}"', "Cache-Control": keep}
+    if if_none_match is not None and sha256 in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(data, headers=headers, media_type=media_type)
+
+
+@router.get(
+    "/{job_id}/artifacts/{method}/{name}",
+    response_class=Response,
+    responses=problems(404, 422, 503, http_200=_ARTIFACT, http_304=_UNCHANGED),
+)
+def get_artifact(
+    job_id: str,
+    method: str,
+    name: str,
+    service: ServiceDep,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A file that a method has made: `panel.png`, `overlay.png`, `heatmap.png`, `attribution.npy`, ..."""
+    with service.database.read() as session:
+        artifact, data = queries.artifact_of(session, job_id, method, name)
+    # A partial map is replaced by the next one, under the same name.
+    is_partial = name == explanations.PARTIAL
+    return _bytes(data, artifact.blob_sha256, artifact.media_type, if_none_match, changes=is_partial)
+
+
+@router.post("/{job_id}/cancel", response_model=JobOut, responses=problems(404, 409, 422, 503))
+def cancel_job(job_id: str, service: ServiceDep) -> Response:
+    """Stop a job: at once while it waits, at the next step while it runs."""
+    with service.database.write() as session:
+        results.cancel(session, job_id)
+    return answer(service.job(job_id))

@@ -1,0 +1,162 @@
+"""The contract of the project that this one replaces, answered through the same queue.
+
+One request, one answer. New clients had better post a job: it survives a lost connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData
+
+from api.openapi import EXPLAIN_BODY, PREDICT_BODY, problems
+from api.schemas import JobOut, LegacyExplanation, LegacyPrediction
+from api.service import Service, ServiceDep
+from api.submissions import Asked, JobFields, asked_methods, read_upload
+from core import errors
+from core.errors import BadRequest, Conflict, PawlensError, UnsupportedMediaType
+from core.jobs import queries
+from core.jobs.states import FINAL, MethodState
+from core.network.urls import check_url
+from core.settings import Settings
+
+router = APIRouter(tags=["original contract"])
+
+WAIT_SECONDS = 60.0
+EXPLAIN_WAIT_SECONDS = 600.0
+
+# The original's name of each picture, and which of our artifacts it is.
+PICTURES = {
+    "grad_cam": ("gradcam_panel", "panel.png"),
+    "integrated_gradients": ("integrated_gradients_overlay", "overlay.png"),
+    "occlusion": ("occlusion_overlay", "overlay.png"),
+    "feature_maps": ("feature_maps_panel", "panel.png"),
+    "kernels": ("kernels_panel", "panel.png"),
+}
+ORIGINAL_NAMES = {"gradcam": "grad_cam", "ig": "integrated_gradients"}
+
+
+class NotInTime(PawlensError):
+    status, code, title = 504, "not_in_time", "Not in time"
+
+
+class JobEnded(PawlensError):
+    """The job ended without a result, and not by a fault of the picture."""
+
+    status, code, title = 500, "job_ended", "Job ended without a result"
+
+
+@router.get("/health", tags=["health"])
+async def health() -> dict[str, str]:
+    """Whether the API answers. `/readyz` says whether jobs are worked on."""
+    return {"status": "ok"}
+
+
+@router.post(
+    "/predict",
+    response_model=LegacyPrediction,
+    openapi_extra=PREDICT_BODY,
+    responses=problems(400, 409, 413, 415, 422, 500, 503, 504, 507),
+)
+async def predict(request: Request, service: ServiceDep) -> LegacyPrediction:
+    """Predict one picture and wait for the answer: exactly one of `file` and `url`."""
+    _, asked = await _read(request, service.settings)
+    job = await _run(service, asked, WAIT_SECONDS)
+    return LegacyPrediction(**_prediction(job))
+
+
+@router.post(
+    "/predict/advanced",
+    response_model=LegacyExplanation,
+    openapi_extra=EXPLAIN_BODY,
+    responses=problems(400, 409, 413, 415, 422, 500, 503, 504, 507),
+)
+async def predict_advanced(request: Request, service: ServiceDep) -> LegacyExplanation:
+    """Predict and explain one picture and wait for all of it; `what` is `all` or a list of methods."""
+    form, asked = await _read(request, service.settings)
+    what = form.get("what") or request.query_params.get("what") or "all"
+    names = [name.strip() for name in str(what).split(",") if name.strip()]
+    methods = asked_methods([ORIGINAL_NAMES.get(name, name) for name in names])
+    asked = Asked(JobFields(methods=list(methods)), asked.data, asked.url, asked.name)
+    job = await _run(service, asked, EXPLAIN_WAIT_SECONDS)
+    artifacts = await asyncio.to_thread(_artifacts, service, job)
+    return LegacyExplanation(**_prediction(job), artifacts=artifacts)
+
+
+async def _read(request: Request, settings: Settings) -> tuple[FormData, Asked]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        raise UnsupportedMediaType("Send multipart/form-data with exactly one of 'file' and 'url'.")
+    form, data, name = await read_upload(request, settings)
+    url = form.get("url")
+    url = url.strip() if isinstance(url, str) and url.strip() else None
+    if (data is None) == (url is None):
+        raise BadRequest("Send exactly one of 'file' (a picture) and 'url' (where to download one).")
+    if url is not None:
+        check_url(url, allow_private=settings.allow_private_network)
+    return form, Asked(JobFields(), data, url, name)
+
+
+async def _run(service: Service, asked: Asked, seconds: float) -> JobOut:
+    """The job once it has ended with a prediction.
+
+    Raises:
+        PawlensError: it ended without one, or has not ended in time.
+    """
+    job = await service.accept(asked)
+    job = await service.wait(job.id, seconds)
+    if job.status not in FINAL:
+        raise NotInTime(
+            f"The job has not ended within {seconds:g} seconds. It goes on at {job.links.self}.",
+            headers={"Location": job.links.self},
+            job_id=job.id,
+        )
+    if job.prediction is None:
+        raise _failure(job)
+    return job
+
+
+def _prediction(job: JobOut) -> dict[str, Any]:
+    assert job.prediction is not None
+    return {
+        "label": job.prediction.label,
+        "scores": job.prediction.scores,
+        "meta": {
+            "job_id": job.id,
+            "margin": job.prediction.margin,
+            "image": job.image.model_dump() if job.image else None,
+            "model": job.model.model_dump() if job.model else None,
+            "timings": job.timings.model_dump() if job.timings else None,
+        },
+    }
+
+
+def _artifacts(service: Service, job: JobOut) -> dict[str, str]:
+    """Each method's picture as a data URL, or under NAME_error why there is none."""
+    pictures = {}
+    with service.database.read() as session:
+        for method in job.methods:
+            key, file = PICTURES[method.name]
+            if method.status is MethodState.SUCCEEDED:
+                _, data = queries.artifact_of(session, job.id, method.name, file)
+                pictures[key] = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+            else:
+                reason = method.error.detail if method.error else f"The method is {method.status}."
+                pictures[f"{key.rpartition('_')[0]}_error"] = reason
+    return pictures
+
+
+_BY_CODE = {
+    error.code: error
+    for error in (errors.InvalidImage, errors.UnsupportedMediaType, errors.UrlBlocked, errors.FetchFailed)
+}
+
+
+def _failure(job: JobOut) -> PawlensError:
+    """The job's error with the status that the error would have had at the door."""
+    if job.error is None:
+        return Conflict(f"The job has ended without a result: it is {job.status}.", job_id=job.id)
+    return _BY_CODE.get(job.error.code, JobEnded)(job.error.detail, job_id=job.id)

@@ -1,0 +1,265 @@
+"""From a request's body, in any of its forms, to a submission."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from api.problems import from_validation
+from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from core.explain.methods import METHODS
+from core.explain.options import ExplainOptions
+from core.jobs.submit import Picture, Submission
+from core.logs import correlation_id
+from core.network.urls import check_url
+from core.settings import Settings
+from core.vision import images
+
+MAX_FIELD_BYTES = 64 * 1024
+MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 32
+MAX_FIELDS = 20
+
+
+# Python's JSON reader lets both through. PostgreSQL refuses NUL in text, and half of a surrogate pair cannot
+# be encoded as UTF-8, so that the job could never be shown.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def _small(value: dict[str, Any]) -> dict[str, Any]:
+    _check_storable(value, MAX_METADATA_DEPTH)
+    try:
+        size = len(json.dumps(value, allow_nan=False))
+    except ValueError as error:
+        raise ValueError("NaN and infinity are not JSON") from error
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"must be at most {MAX_METADATA_BYTES:,} bytes as JSON")
+    return value
+
+
+def _check_storable(value: Any, levels: int) -> None:
+    if levels < 0:
+        raise ValueError(f"must be nested at most {MAX_METADATA_DEPTH} levels deep")
+    if isinstance(value, str) and _UNSTORABLE.search(value):
+        raise ValueError("must have neither NUL characters nor unpaired surrogates in its text")
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        for item in value:
+            _check_storable(item, levels - 1)
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must have printable characters only")
+    return value
+
+
+SmallObject = Annotated[dict[str, Any], AfterValidator(_small)]
+Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+
+
+class JobFields(BaseModel):
+    """What can be said of a job beside its picture, the same in a form and in JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    methods: list[str] = Field(
+        [], max_length=20, description="Explanation methods, or `all`; none asks for the prediction alone."
+    )
+    options: ExplainOptions = ExplainOptions()
+    priority: int = Field(5, ge=0, le=9, description="9 goes first.")
+    deadline_seconds: float | None = Field(None, gt=0, le=604_800, allow_inf_nan=False)
+    custom_id: Name | None = None
+    metadata: SmallObject = {}
+
+
+class ImageSource(BaseModel):
+    """Exactly one of ``url`` and ``base64``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str | None = Field(None, description="Where to download the picture.")
+    base64: str | None = Field(None, description="The picture's bytes; a data: URL is accepted too.")
+    name: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ImageSource:
+        if (self.url is None) == (self.base64 is None):
+            raise ValueError("give exactly one of 'url' and 'base64'")
+        return self
+
+
+class JobRequest(JobFields):
+    """The JSON form of ``POST /v1/jobs``."""
+
+    image: ImageSource
+
+
+class JobForm(JobFields):
+    """The multipart form of ``POST /v1/jobs``: the same fields, with JSON inside text fields."""
+
+    url: str | None = None
+    options: Json[ExplainOptions] = ExplainOptions()
+    metadata: Json[SmallObject] = {}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that was read and not yet checked: the picture's bytes are still only bytes."""
+
+    fields: JobFields
+    data: bytes | None
+    url: str | None
+    name: str | None
+
+
+async def read_job(request: Request, settings: Settings) -> Asked:
+    """Read ``POST /v1/jobs`` in whichever form it came.
+
+    Raises:
+        BadRequest: the body does not parse.
+        InvalidRequest: a field is unknown or has an impossible value, or there is not exactly one picture.
+        PayloadTooLarge: the picture is over the limit.
+        UnsupportedMediaType: the body is neither a form nor JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            asked = await _read_form(request, settings)
+        elif kind == "application/json":
+            asked = _from_json(await request.body())
+        else:
+            raise UnsupportedMediaType(
+                f"The body is {kind[:100] or 'of no declared type'}. Send multipart/form-data with a field "
+                "'file' or 'url', or application/json with 'image'."
+            )
+    except ValidationError as error:
+        raise from_validation(error) from error
+    if asked.url is not None:
+        check_url(asked.url, allow_private=settings.allow_private_network)
+    return asked
+
+
+def asked_methods(methods: list[str]) -> tuple[str, ...]:
+    """The methods in the order asked for, each once; ``all`` stands for every one."""
+    unknown = [name[:40] for name in methods if name not in METHODS and name != "all"]
+    if unknown:
+        raise InvalidRequest(
+            f"methods: there is no method {', '.join(map(repr, unknown))}. "
+            f"The methods are {', '.join(METHODS)}, and all."
+        )
+    named = [known for name in methods for known in (METHODS if name == "all" else [name])]
+    return tuple(dict.fromkeys(named))
+
+
+async def read_upload(request: Request, settings: Settings) -> tuple[FormData, bytes | None, str | None]:
+    """The form, and the bytes and name of its one file, if it has one."""
+    try:
+        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    except ValueError as error:  # by a codec that Content-Type names: Python has some that refuse everything
+        raise BadRequest("The form's text cannot be read in its charset. Send it as UTF-8.") from error
+    try:
+        upload = form.get("file")
+        if not isinstance(upload, UploadFile):
+            return form, None, None
+        data = await upload.read(settings.max_image_bytes + 1)
+        _check_length(data, settings)
+        return form, data, _plain_name(upload.filename)
+    finally:
+        await form.close()
+
+
+async def _read_form(request: Request, settings: Settings) -> Asked:
+    form, data, name = await read_upload(request, settings)
+    values: dict[str, Any] = {}
+    for key, value in form.multi_items():
+        if key == "file":
+            if isinstance(value, str):
+                raise InvalidRequest(
+                    "file: send the picture as a file part, with a file name, not as a text field."
+                )
+        elif isinstance(value, UploadFile):
+            raise InvalidRequest(f"{key}: this field is text; only 'file' is a file.")
+        elif key == "methods":
+            values.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
+        elif key in values:
+            raise InvalidRequest(f"{key}: given more than once.")
+        else:
+            values[key] = value
+    fields = JobForm.model_validate(values)
+    if (data is None) == (fields.url is None):
+        raise InvalidRequest("Send exactly one of 'file' (a picture) and 'url' (where to download one).")
+    return Asked(fields, data, fields.url, name)
+
+
+def _from_json(body: bytes) -> Asked:
+    try:
+        document = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON: {error}") from error
+    fields = JobRequest.model_validate(document)
+    source = fields.image
+    if source.base64 is None:
+        return Asked(fields, None, source.url, source.name)
+    text = source.base64
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"image.base64: this is not base64: {error}") from error
+    return Asked(fields, data, None, source.name)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_length(data: bytes, settings: Settings) -> None:
+    if len(data) > settings.max_image_bytes:
+        raise PayloadTooLarge(
+            f"The picture is larger than {settings.max_image_bytes:,} bytes. Send a smaller one; "
+            "the network looks at a few hundred pixels a side."
+        )
+
+
+def _plain_name(name: str | None) -> str | None:
+    """The file's name without any folders, for people to recognise; nothing is ever stored under it."""
+    plain = (name or "").replace("\\", "/").rpartition("/")[2]
+    return "".join(c for c in plain if c.isprintable())[:255] or None
+
+
+def check(asked: Asked, settings: Settings, *, owner: str | None = None) -> Submission:
+    """Look at the picture's bytes and make the submission. Takes milliseconds of a core: call it in a thread.
+
+    Raises:
+        InvalidImage, UnsupportedMediaType: see :func:`core.vision.images.inspect`.
+    """
+    picture = None
+    if asked.data is not None:
+        _check_length(asked.data, settings)
+        info = images.inspect(asked.data, max_pixels=settings.max_pixels)
+        picture = Picture(asked.data, info.width, info.height, info.media_type)
+    fields = asked.fields
+    return Submission(
+        picture=picture,
+        url=asked.url,
+        name=asked.name,
+        methods=asked_methods(fields.methods),
+        options=fields.options.model_dump(mode="json"),
+        priority=fields.priority,
+        deadline_seconds=fields.deadline_seconds,
+        custom_id=fields.custom_id,
+        metadata=fields.metadata,
+        owner=owner,
+        correlation_id=correlation_id.get(),
+    )

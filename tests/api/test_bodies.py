@@ -1,0 +1,234 @@
+"""Every form in which a job may be posted, and what becomes of bodies that are broken or endless."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.conftest import PHOTO, PUBLIC_URL, Api, assert_problem
+from tests.processes import eventually
+
+IN_BASE64 = base64.b64encode(PHOTO).decode()
+FIELDS = {"custom_id": "7", "priority": 0, "deadline_seconds": 60.5, "metadata": {"a": [1, None, {"b": "ü"}]}}
+TEXT_FIELDS = {
+    name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in FIELDS.items()
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "file": {"files": {"file": ("cat.jpg", PHOTO, "text/plain")}, "data": TEXT_FIELDS},
+    "url in multipart": {"files": {n: (None, v) for n, v in (TEXT_FIELDS | {"url": PUBLIC_URL}).items()}},
+    "url in a form": {"data": TEXT_FIELDS | {"url": PUBLIC_URL}},
+    "url in JSON": {"json": FIELDS | {"image": {"url": PUBLIC_URL}}},
+    "base64": {"json": FIELDS | {"image": {"base64": IN_BASE64, "name": "cat.jpg"}}},
+    "base64 in lines": {
+        "json": FIELDS | {"image": {"base64": "\r\n".join([IN_BASE64[:76], IN_BASE64[76:]])}}
+    },
+    "data URL": {"json": FIELDS | {"image": {"base64": f"data:image/jpeg;base64,{IN_BASE64}"}}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_makes_the_same_job(api: Api, form: str) -> None:
+    answer = api.http.post("/v1/jobs", **FORMS[form])
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert (job["custom_id"], job["metadata"]) == ("7", FIELDS["metadata"])
+    if "url" in form.split():
+        assert (job["status"], job["source_url"]) == ("fetching", PUBLIC_URL)
+    else:
+        assert job["status"] == "queued"
+        assert api.http.get(job["links"]["image"]).content == PHOTO
+
+
+def test_a_charset_or_a_case_in_the_content_type_changes_nothing(sqlite_api: Api) -> None:
+    body = json.dumps({"image": {"url": PUBLIC_URL}})
+    for kind in ("application/json; charset=utf-8", "Application/JSON"):
+        answer = sqlite_api.http.post("/v1/jobs", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == 202, answer.text
+
+
+def test_priority_decides_who_is_next(sqlite_api: Api) -> None:
+    low, high = sqlite_api.post(priority="0"), sqlite_api.post(priority="9")
+    positions = [sqlite_api.job(job["id"])["queue"]["position"] for job in (low, high)]
+    assert positions == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "C:\\pictures\\passwd", "pass\0wd", "p\x1bass\nwd", "/passwd"]
+)
+def test_a_file_name_keeps_nothing_but_its_last_part(api: Api, name: str) -> None:
+    part = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    answer = raw_form(api, part.encode() + PHOTO + b"\r\n--b--\r\n")
+    if answer.status_code == 400:  # the parser does not take control characters in a header at all
+        assert not name.isprintable()
+        assert_problem(answer, 400)
+    else:
+        assert answer.json()["name"] == "passwd"
+
+
+def raw_form(api: Api, body: bytes, kind: str = "multipart/form-data; boundary=b") -> httpx.Response:
+    return api.http.post("/v1/jobs", content=body, headers={"Content-Type": kind})
+
+
+def part(disposition: str, body: bytes = b"x") -> bytes:
+    return f"--b\r\n{disposition}\r\n\r\n".encode("latin-1") + body + b"\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=", b"x"),
+        (f"multipart/form-data; boundary={'b' * 1000}", b"x"),
+        ("multipart/form-data; boundary=b", b"\0\1\2 no form"),
+        ("multipart/form-data; boundary=b", part("Content-Disposition: form-data")),
+        ("multipart/form-data; boundary=b", part("X-Other: 1")),
+        ("multipart/form-data; boundary=b", part("\xff\xfe : \0")),
+        ("multipart/form-data; boundary=b", part(f"X-{'y' * 100_000}: 1")),
+        ("multipart/form-data; boundary=b", part("\r\n".join(f"X-{i}: 1" for i in range(2000)))),
+        # A codec that Python has and that decodes nothing.
+        (
+            "multipart/form-data; boundary=b; charset=undefined",
+            part('Content-Disposition: form-data; name="url"'),
+        ),
+    ],
+)
+def test_a_form_that_does_not_parse(sqlite_api: Api, kind: str, body: bytes) -> None:
+    assert_problem(raw_form(sqlite_api, body, kind), 400)
+    assert sqlite_api.count_jobs() == 0
+
+
+# Starlette forgets the half-read file; the garbage collector closes it, and says so.
+@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile:pytest.PytestUnraisableExceptionWarning")
+def test_a_form_that_ends_within_its_file_has_no_file(sqlite_api: Api) -> None:
+    whole = part('Content-Disposition: form-data; name="file"; filename="a"', PHOTO)
+    assert_problem(raw_form(sqlite_api, whole[:-1000]), 422, "invalid_request", "exactly one of")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "image/jpeg", "application/octet-stream", "x" * 5000, ""])
+def test_other_kinds_of_bodies(sqlite_api: Api, kind: str) -> None:
+    assert_problem(raw_form(sqlite_api, PHOTO, kind), 415, "unsupported_media_type", "multipart/form-data")
+
+
+class TestTooMuch:
+    def test_files_or_fields(self, sqlite_api: Api) -> None:
+        files = [("file", ("a.jpg", PHOTO)), ("file", ("b.jpg", PHOTO))]
+        assert_problem(sqlite_api.http.post("/v1/jobs", files=files), 400, detail="Too many files")
+        for arguments in ({"files": {"file": PHOTO}}, {}):
+            fields = {f"field{i}": "x" for i in range(21)}
+            answer = sqlite_api.http.post("/v1/jobs", data=fields, **arguments)  # type: ignore[arg-type]
+            assert_problem(answer, 400, detail="Too many fields")
+
+    def test_text_in_a_field(self, sqlite_api: Api) -> None:
+        text = {"custom_id": "x" * 1_500_000}
+        for arguments in ({"files": {"file": b"x"}}, {}):
+            answer = sqlite_api.http.post("/v1/jobs", data=text, **arguments)  # type: ignore[arg-type]
+            assert_problem(answer, 400, detail="maximum size of 64KB")
+
+    def test_a_picture(self, sqlite_api: Api) -> None:
+        picture = PHOTO + bytes(1 << 20)
+        answer = sqlite_api.http.post("/v1/jobs", files={"file": picture})
+        assert_problem(answer, 413, "payload_too_large", "1,048,576 bytes")
+        document = {"image": {"base64": base64.b64encode(picture).decode()}}
+        answer = sqlite_api.http.post("/v1/jobs", json=document)
+        assert_problem(answer, 413, "payload_too_large", "1,048,576 bytes")
+
+    @pytest.mark.parametrize("path", ["/v1/jobs", "/predict"])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_a_body(self, sqlite_api: Api, path: str, chunked: bool) -> None:
+        """Refused as soon as it is known to be too large, and not when it ends."""
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        opening = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        with sqlite_api.connect() as connection:
+            if chunked:
+                connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+                send_chunks(connection, opening, sqlite_api.settings.max_body_bytes)
+                connection.settimeout(0.3)
+                with pytest.raises(TimeoutError):
+                    connection.recv(1)
+                connection.settimeout(30)
+                connection.sendall(b"1\r\nx\r\n")  # one byte too many
+            else:
+                connection.sendall(f"{head}Content-Length: {3 << 20}\r\n\r\n".encode())
+            status, headers, body = read_answer(connection)
+        assert status == 413
+        assert headers["content-type"] == "application/problem+json"
+        assert headers["connection"] == "close"
+        assert json.loads(body)["detail"].startswith("The request's body is larger than 2,097,152 bytes")
+        assert sqlite_api.count_jobs() == 0
+
+    def test_a_body_of_exactly_the_limit_is_read(self, sqlite_api: Api) -> None:
+        limit = sqlite_api.settings.max_body_bytes
+        start, end = b'{"image": {"url": "' + PUBLIC_URL.encode() + b'"}', b"}"
+        for size, status in ((limit, 202), (limit + 1, 413)):
+            body = start + b" " * (size - len(start) - len(end)) + end
+            headers = {"Content-Type": "application/json"}
+            for content in (body, iter([body[:1000], body[1000:]])):  # the second is sent in chunks
+                try:
+                    answer = sqlite_api.http.post("/v1/jobs", content=content, headers=headers)
+                except httpx.WriteError:  # it was refused while it was still being sent
+                    assert status == 413
+                else:
+                    assert answer.status_code == status
+
+
+def send_chunks(connection: socket.socket, opening: bytes, size: int) -> None:
+    """``size`` bytes of a body that has not ended."""
+    left = size
+    chunk = opening
+    while left:
+        connection.sendall(f"{len(chunk):x}\r\n".encode() + chunk + b"\r\n")
+        left -= len(chunk)
+        chunk = bytes(min(left, 1 << 16))
+
+
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    received = b""
+    while b"\r\n\r\n" not in received or len(received) < _whole_length(received):
+        more = connection.recv(65536)
+        assert more, f"the connection was closed after {received!r}"
+        received += more
+    head, _, body = received.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(status.split(" ")[1]), headers, body
+
+
+def _whole_length(received: bytes) -> int:
+    head, _, _ = received.partition(b"\r\n\r\n")
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return len(head) + 4 + int(length.split(b":")[1])
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/predict"])
+@pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+def test_a_client_that_leaves_in_the_middle_of_its_body(sqlite_api: Api, path: str, framing: str) -> None:
+    """No job, and nothing in the log that would make somebody get up at night."""
+    kind = "multipart/form-data; boundary=b"
+    with sqlite_api.connect() as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
+        )
+        connection.sendall(b"3\r\n--b\r\n")
+    line = eventually(lambda: sqlite_api.lines(message="request", path=path))[0]
+    assert line["status"] == 400
+    assert not sqlite_api.lines(level="ERROR")
+    assert sqlite_api.count_jobs() == 0
+
+
+def test_a_slow_body_is_waited_for(sqlite_api: Api) -> None:
+    """Half of it, a pause in which others are served, then the rest."""
+    body = json.dumps({"image": {"url": PUBLIC_URL}}).encode()
+    with sqlite_api.connect() as connection:
+        connection.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body[:10]
+        )
+        assert sqlite_api.http.get("/livez").status_code == 200
+        connection.sendall(body[10:])
+        assert read_answer(connection)[0] == 202
