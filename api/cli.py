@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from api import client_commands
+from api import client_commands, explain_command
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 client_commands.add_to(app)
+app.command(rich_help_panel=client_commands.PANEL)(explain_command.explain)
 
 SERVICE = "Service"
 

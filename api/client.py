@@ -180,6 +180,10 @@ class PawlensClient:
     def image(self, job_id: str) -> bytes:
         return self._request("GET", f"/v1/jobs/{job_id}/image").content
 
+    def download(self, url: str) -> bytes:
+        """The bytes behind an artifact's ``url``, as a job gives it: a path on this server."""
+        return self._request("GET", httpx.URL(url).raw_path.decode()).content
+
     def cancel(self, job_id: str) -> Job:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 

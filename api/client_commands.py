@@ -39,7 +39,7 @@ def predict(
 ) -> None:
     """Ask for each picture whether it is a cat or a dog. The exit status is 1 if one has failed."""
     pictures = list(_pictures(sources))
-    with _connected(server, api_key) as client:
+    with connected(server, api_key) as client:
         outcomes = _with_progress(client, pictures)
     failed = sum(not outcome.is_good for outcome in outcomes)
     if as_json:
@@ -60,7 +60,7 @@ def jobs(
     api_key: ApiKey = None,
 ) -> None:
     """List jobs, newest first."""
-    with _connected(server, api_key) as client:
+    with connected(server, api_key) as client:
         page = client.jobs(status=status or None, limit=limit)
     rows = [
         (
@@ -83,7 +83,7 @@ def watch(job_id: str, server: Server = DEFAULT_SERVER, api_key: ApiKey = None) 
     from api.client import FINAL_STATUSES, LONG_POLL_SECONDS  # noqa: PLC0415
     from api.predictions import Outcome  # noqa: PLC0415
 
-    with _connected(server, api_key) as client:
+    with connected(server, api_key) as client:
         job = client.job(job_id)
         print(_line(Outcome(job_id, job)), flush=True)
         while job["status"] not in FINAL_STATUSES:
@@ -124,7 +124,7 @@ def _pictures(sources: Sequence[str]) -> Iterator[Path | str]:
 
 
 @contextmanager
-def _connected(server: str, api_key: str | None) -> Iterator[PawlensClient]:
+def connected(server: str, api_key: str | None) -> Iterator[PawlensClient]:
     """A client of a server that answers; whatever goes wrong with it ends the command with one sentence."""
     from api.client import ApiError, NoServer, PawlensClient  # noqa: PLC0415
 

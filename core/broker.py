@@ -13,6 +13,8 @@ import redis
 from celery import Celery
 from kombu.entity import Queue as Channel
 from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from core.jobs.states import Queue
 from core.settings import Settings
@@ -98,7 +100,11 @@ class BrokerProbe:
 
     def __init__(self, settings: Settings) -> None:
         self._client = redis.Redis.from_url(
-            settings.redis, socket_timeout=2, socket_connect_timeout=1, health_check_interval=10
+            settings.redis,
+            socket_timeout=2,
+            socket_connect_timeout=1,
+            health_check_interval=10,
+            retry=Retry(NoBackoff(), 0),  # who asks wants to know now
         )
 
     def hints_waiting(self, queue: Queue) -> int:

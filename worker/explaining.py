@@ -16,6 +16,7 @@ from core.database import Database
 from core.errors import DeviceFailed, InternalError, PawlensError, ServiceUnavailable, TimedOut
 from core.explain import rendering
 from core.explain.explanation import Explainer, Floats
+from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
 from core.jobs import claims, explanations, queries, results
 from core.jobs.claims import Claim
@@ -112,11 +113,12 @@ class ExplainRunner:
         self, claim: Claim, method: str, crop: Any, options: ExplainOptions, prediction: Prediction
     ) -> None:
         """One method from start to artifacts. Its own failure is recorded with it and ends nothing else."""
+        of_picture = METHODS[method].needs_picture
         key = explanations.cache_key(
-            picture=claim.image_sha256 or "",
+            picture=(claim.image_sha256 or "") if of_picture else "",
             weights=self._engine.manifest.sha256,
             method=method,
-            options=options.of(method),
+            options=options.of(method, shared=of_picture),
         )
         reused = self._write(lambda session: explanations.reuse(session, claim, method, key=key))
         if reused:

@@ -114,9 +114,14 @@ class Runner:
         except Exception:
             logger.exception("batch failed", extra={"batch_size": len(batch)})
             outcomes = [Outcome(claim, error=InternalError.of_worker()) for claim in batch]
-        self._database.write_until(
-            lambda session: self._record(session, outcomes), give_up_after=self._settings.lease_seconds
+        written = self._database.write_until(
+            lambda session: [self._record(session, outcome) for outcome in outcomes],
+            give_up_after=self._settings.lease_seconds,
         )
+        # Only now is it true: before the commit, the transaction might have had to be repeated.
+        for outcome, wrote in zip(outcomes, written, strict=True):
+            with log_context(job=outcome.claim.job_id, correlation=outcome.claim.correlation_id):
+                _log_outcome(outcome, wrote)
 
     def _run(self, batch: list[Claim]) -> list[Outcome]:
         started = time.perf_counter()
@@ -174,25 +179,21 @@ class Runner:
             logger.warning("a batch of %d failed, trying one by one: %r", len(items), error)
             return [answer for item in items for answer in self._predict([item])]
 
-    def _record(self, session: Session, outcomes: list[Outcome]) -> None:
-        for outcome in outcomes:
-            claim = outcome.claim
-            written = False
-            if outcome.error is not None:
-                written = results.fail(
-                    session, claim, outcome.error, retry_seconds=self._settings.retry_seconds
-                )
-            elif outcome.prediction is not None and outcome.timings is not None:
-                written = results.succeed(
-                    session,
-                    claim,
-                    prediction=outcome.prediction.shown(),
-                    model=self._model,
-                    timings=outcome.timings,
-                )
-            written = written or results.acknowledge_cancel(session, claim)
-            with log_context(job=claim.job_id, correlation=claim.correlation_id):
-                _log_outcome(outcome, written)
+    def _record(self, session: Session, outcome: Outcome) -> bool:
+        """Write what came of a job; False when it is no longer this attempt's."""
+        claim, written = outcome.claim, False
+        if outcome.error is not None:
+            retry = self._settings.retry_seconds
+            written = results.fail(session, claim, outcome.error, retry_seconds=retry)
+        elif outcome.prediction is not None and outcome.timings is not None:
+            written = results.succeed(
+                session,
+                claim,
+                prediction=outcome.prediction.shown(),
+                model=self._model,
+                timings=outcome.timings,
+            )
+        return written or results.acknowledge_cancel(session, claim)
 
 
 def _timings(claim: Claim, decode_ms: float, inference_ms: float, batch_size: int) -> dict[str, Any]:

@@ -63,11 +63,11 @@ async def create_job(
     request: Request,
     service: ServiceDep,
     prefer: Annotated[
-        str | None, Header(description="`wait=N` answers with the result if it is there in N seconds.")
+        list[str] | None, Header(description="`wait=N` answers with the result if it is there in N seconds.")
     ] = None,
 ) -> Response:
     """Post a picture, or the URL of one. The answer comes at once; the job runs in the background."""
-    seconds = _preferred_wait(prefer)
+    seconds = _preferred_wait(", ".join(prefer or ()))
     job = await service.accept(await read_job(request, service.settings))
     headers = {"Location": job.links.self}
     if seconds is None:
@@ -77,9 +77,9 @@ async def create_job(
     return answer(job, 200 if job.status in FINAL else 202, headers)
 
 
-def _preferred_wait(prefer: str | None) -> float | None:
+def _preferred_wait(prefer: str) -> float | None:
     """The seconds of ``Prefer: wait=N`` (RFC 7240), at most 60. A preference that is no number is ignored."""
-    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer, re.IGNORECASE)
     return min(float(found[1]), MAX_WAIT_SECONDS) if found else None
 
 

@@ -1,0 +1,106 @@
+"""The five methods by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.explain import feature_maps, grad_cam, integrated_gradients, kernels, occlusion, quality
+from core.explain.explainer import Explainer
+from core.explain.explanation import Explanation, Floats, Progress, Target, no_progress
+from core.explain.options import ExplainOptions
+from core.vision.engine import Engine
+
+SENSITIVITY_SAMPLES = 3
+"""Explanations of almost the same picture, for max-sensitivity; each costs as much as the first."""
+
+
+class _Explain(Protocol):
+    """What each method's module offers; ``options`` are those of that method."""
+
+    def __call__(
+        self,
+        explainer: Explainer,
+        picture: NDArray[np.uint8],
+        target: Target,
+        options: Any,
+        progress: Progress = ...,
+    ) -> Explanation: ...
+
+
+_METHODS: dict[str, _Explain] = {
+    "grad_cam": grad_cam.explain,
+    "integrated_gradients": integrated_gradients.explain,
+    "occlusion": occlusion.explain,
+    "feature_maps": feature_maps.explain,
+    "kernels": kernels.explain,
+}
+
+
+class NetworkExplainer:
+    """An :class:`~core.explain.explanation.Explainer` around the network of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.explainer = Explainer(engine)
+
+    def explain(
+        self,
+        method: str,
+        picture: NDArray[np.uint8],
+        options: ExplainOptions,
+        progress: Progress = no_progress,
+    ) -> Explanation:
+        """Explain a prepared picture, uint8 [S, S, 3], by one of :data:`core.explain.methods.METHODS`.
+
+        Raises KeyError for another method, InvalidRequest for an unknown ``options.target``,
+        DeviceOutOfMemory, NonFiniteLogits, and whatever ``progress`` raises.
+        """
+        steps = 1
+
+        def watched(done: int, total: int, partial: Floats | None) -> None:
+            nonlocal steps
+            steps = total
+            progress(done, total, partial)
+
+        def run(pictured: NDArray[np.uint8], progress: Progress) -> Explanation:
+            return _METHODS[method](self.explainer, pictured, target, getattr(options, method), progress)
+
+        target = self.explainer.target(picture, options.target)
+        explanation = run(picture, watched)
+        if not options.quality or explanation.attribution is None:
+            return explanation
+
+        def still(*_: object) -> None:
+            progress(steps, steps, None)  # measuring takes long, and may be stopped too
+
+        def again(other: NDArray[np.uint8]) -> Floats:
+            attribution = run(other, still).attribution
+            assert attribution is not None
+            return attribution
+
+        measured = quality.deletion_insertion(
+            self._probabilities(still), picture, explanation.attribution, target.index, seed=options.seed
+        )
+        moved = quality.max_sensitivity(again, picture, samples=SENSITIVITY_SAMPLES, seed=options.seed)
+        return replace(
+            explanation,
+            quality=explanation.quality | measured | {"max_sensitivity": moved},
+            provenance=explanation.provenance | {"seed": options.seed},
+        )
+
+    def _probabilities(self, before: Callable[[], None]) -> quality.Probabilities:
+        """The calibrated probabilities of prepared pictures; ``before`` is called before each chunk."""
+        engine = self.explainer.engine
+
+        def probabilities(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+            before()
+            shares: NDArray[np.float32] = (
+                (engine.logits(pictures) / engine.manifest.temperature).softmax(1).cpu().numpy()
+            )
+            return shares
+
+        return probabilities

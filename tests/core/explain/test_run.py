@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from core.errors import InvalidRequest
+from core.explain.explanation import Floats
+from core.explain.methods import METHODS
+from core.explain.options import ExplainOptions
+from core.explain.rendering import render
+from core.explain.run import NetworkExplainer
+from core.vision.engine import Engine
+
+
+@pytest.fixture
+def network_explainer(two_class_manifest: Path) -> NetworkExplainer:
+    return NetworkExplainer(Engine(two_class_manifest, device="cpu", precision="fp32"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_by_name_and_can_be_drawn(
+    network_explainer: NetworkExplainer, picture: NDArray[np.uint8], method: str
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int, partial: Floats | None) -> None:
+        seen.append((done, total))
+
+    found = network_explainer.explain(method, picture, ExplainOptions(target="dog"), progress)
+    assert found.method == method
+    assert found.target.label == "dog"
+    assert seen[-1][0] == seen[-1][1] > 0
+    assert json.loads(json.dumps(found.quality)) == found.quality
+    assert json.loads(json.dumps(found.provenance)) == found.provenance
+    assert found.provenance["weights_sha256"]
+    if found.attribution is not None:
+        assert found.attribution.shape == (64, 64)
+        assert found.attribution.dtype == np.float32
+        assert 0 < found.quality["sparsity"] < 1
+    for layer in found.layers:
+        assert layer.values.dtype == np.float32
+    assert render(found, picture)["panel.png"][0].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_picture_is_not_written_to(
+    network_explainer: NetworkExplainer, picture: NDArray[np.uint8], method: str
+) -> None:
+    before = picture.copy()
+    picture.setflags(write=False)
+    network_explainer.explain(method, picture, ExplainOptions())
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_an_unknown_class_is_refused(network_explainer: NetworkExplainer, picture: NDArray[np.uint8]) -> None:
+    with pytest.raises(InvalidRequest, match="fox"):
+        network_explainer.explain("grad_cam", picture, ExplainOptions(target="fox"))
+
+
+def test_quality_on_request_comes_with_its_controls_and_the_seed(
+    network_explainer: NetworkExplainer, picture: NDArray[np.uint8]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    found, again, other_seed = (
+        network_explainer.explain(
+            "occlusion", picture, ExplainOptions(quality=True, seed=seed), lambda d, t, _: seen.append((d, t))
+        )
+        for seed in (1, 1, 2)
+    )
+    plain = network_explainer.explain("occlusion", picture, ExplainOptions())
+    assert found.attribution is not None
+    np.testing.assert_array_equal(found.attribution, plain.attribution)
+    assert plain.quality.items() <= found.quality.items()
+    for name in ("deletion_auc", "insertion_auc", "random_deletion_auc", "random_insertion_auc"):
+        assert 0 <= found.quality[name] <= 1
+    assert found.quality["max_sensitivity"] > 0
+    assert found.quality == again.quality != other_seed.quality
+    assert (found.provenance["seed"], other_seed.provenance["seed"]) == (1, 2)
+    assert all(done <= total for done, total in seen)
+    assert len({total for _, total in seen}) == 1
+
+
+def test_measuring_can_be_stopped(network_explainer: NetworkExplainer, picture: NDArray[np.uint8]) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_after_the_method(done: int, total: int, partial: Floats | None) -> None:
+        if done == total and partial is None:
+            raise Stop
+
+    with pytest.raises(Stop):
+        network_explainer.explain("grad_cam", picture, ExplainOptions(quality=True), stop_after_the_method)

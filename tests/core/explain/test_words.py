@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+# ruff: noqa: RUF001 - typographic minus and times are meant
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.explain.colour import Scale
+from core.explain.explanation import Explanation, Target
+from core.explain.words import decision, depth, findings, limits, percent, reading
+
+TARGET = Target("dog", 1, margin=4.32, probability=0.987)
+
+
+def explained(method: str = "integrated_gradients", **rest: Any) -> Explanation:
+    return Explanation(method, TARGET, rest.pop("attribution", None), **rest)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0, "0 %"),
+        (0.0001, "< 0.1 %"),
+        (0.0005, "0.1 %"),
+        (0.5, "50.0 %"),
+        (0.9941, "99.4 %"),
+        (0.9994, "99.9 %"),
+        (0.99996, "> 99.9 %"),
+        (1, "100 %"),
+    ],
+)
+def test_percentages_are_never_rounded_to_certainty(share: float, words: str) -> None:
+    assert percent(share).replace("\u00a0", " ") == words
+
+
+def test_the_decision_is_told_with_probability_and_log_odds() -> None:
+    assert decision(explained(), None) == "Integrated Gradients · dog 98.7\u00a0% · log-odds +4.3"
+    same = {"label": "dog", "scores": {"dog": 0.987, "cat": 0.013}}
+    assert decision(explained(), same) == decision(explained(), None)
+
+
+def test_another_answer_than_the_class_explained_is_told() -> None:
+    other = {"label": "cat", "scores": {"cat": 0.8, "dog": 0.2}}
+    assert "another: cat, 80.0\u00a0%" in decision(explained(), other)
+
+
+def test_probabilities_on_one_page_are_those_of_the_prediction() -> None:
+    """The target's own, in float32, may differ from them in the third digit."""
+    other = {"label": "cat", "scores": {"cat": 0.551, "dog": 0.449}}
+    assert "dog 44.9\u00a0%" in decision(explained(), other)
+
+
+def test_every_baseline_is_named() -> None:
+    told = {reading(explained(provenance={"baseline": b})) for b in ("mean", "black", "white", "blur")}
+    assert len(told) == 4
+
+
+def test_completeness_in_words() -> None:
+    def first(**quality: Any) -> tuple[bool | None, str]:
+        return findings(explained(quality=quality))[0]
+
+    assert first(completeness_error=0.006, converged=True) == (
+        True,
+        "Accounts for 99.4\u00a0% of the decision.",
+    )
+    passed, sentence = first(completeness_error=0.12, converged=False)
+    assert not passed
+    assert "88.0\u00a0%" in sentence
+    assert sentence.endswith("but has not converged.")
+    passed, sentence = first(completeness_error=1.7, converged=False)
+    assert not passed
+    assert "does not account" in sentence.lower()
+
+
+def test_completeness_is_not_claimed_for_methods_that_do_not_add_up() -> None:
+    assert findings(explained("occlusion", quality={"completeness_error": 0.0})) == []
+
+
+def test_no_completeness_is_told_where_there_was_nothing_to_account_for() -> None:
+    assert findings(explained(quality={"completeness_error": None, "converged": True})) == []
+
+
+def test_an_approximation_is_told() -> None:
+    made = {"approximate": True, "computed": 60, "windows": 169}
+    ((passed, sentence),) = findings(explained("occlusion", provenance=made))
+    assert passed is None
+    assert "60 of 169" in sentence
+    assert findings(explained("occlusion", provenance=made | {"approximate": False})) == []
+
+
+@pytest.mark.parametrize(("control", "passes"), [(0.6, True), (0.2, False)])
+def test_deletion_is_told_with_its_control(control: float, passes: bool) -> None:
+    quality = {"deletion_insertion": {"deletion_auc": 0.31, "random_deletion_auc": control}}
+    ((passed, sentence),) = findings(explained("occlusion", quality=quality))
+    assert passed is passes
+    assert "0.31" in sentence
+    assert f"{control:.2f}" in sentence
+
+
+def test_half_of_the_evidence_in_favour() -> None:
+    # 12 of 20 in the first pixel: one pixel of ten has more than half. What speaks against does not count.
+    attribution = np.array([[12, 4, 4, 0, 0, 0, 0, 0, -50, -50]], np.float32)
+    ((_, sentence),) = findings(explained("occlusion", attribution=attribution))
+    assert "lies on 10.0\u00a0% of" in sentence
+    even = np.ones((4, 5), np.float32)
+    assert "50.0\u00a0%" in findings(explained("occlusion", attribution=even))[0][1]
+    assert findings(explained("occlusion", attribution=-even)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("layer3.22", "stage 3, block 23"),
+        ("layer1.0.conv2", "stage 1, block 1, conv2"),
+        ("layer4", "stage 4"),
+        ("conv1", "first convolution"),
+        ("stem", "stem"),
+        ("features.denseblock", "features.denseblock"),
+    ],
+)
+def test_depth(name: str, words: str) -> None:
+    assert depth(name) == words
+
+
+def test_limits() -> None:
+    assert limits(Scale(0.0123, signed=True)) == "−0.012 to +0.012"
+    assert limits(Scale(0.0123, signed=False)) == "black 0, brightest 0.012"
+    assert limits(Scale(0, signed=True)) == "zero everywhere"
