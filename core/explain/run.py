@@ -88,7 +88,7 @@ class NetworkExplainer:
         moved = quality.max_sensitivity(again, picture, samples=SENSITIVITY_SAMPLES, seed=options.seed)
         return replace(
             explanation,
-            quality=explanation.quality | measured | {"max_sensitivity": moved},
+            quality=explanation.quality | {"deletion_insertion": measured, "max_sensitivity": moved},
             provenance=explanation.provenance | {"seed": options.seed},
         )
 

@@ -181,3 +181,24 @@ def test_a_correlation_id_is_in_the_logs_of_api_and_worker(http: httpx.Client, u
 def _data_dir(pid: int) -> str:
     arguments = psutil.Process(pid).cmdline()
     return arguments[arguments.index("--data") + 1]
+
+
+def test_the_command_line_explains_and_keeps_what_it_was_given(up: tuple[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "why"
+    done = subprocess.run(
+        [sys.executable, "-m", "api.cli", "explain", str(CAT), "--out", str(out), "--server", up[0]]
+        + ["--methods", "grad_cam,kernels", "--target", "dog"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.startswith("cat ")
+    job = json.loads((out / "job.json").read_text())
+    assert job["status"] == "succeeded"
+    names = {f"{method['name']}.{file['name']}" for method in job["methods"] for file in method["artifacts"]}
+    assert {file.name for file in out.iterdir()} == names | {"job.json"}
+    assert {"grad_cam.panel.png", "grad_cam.attribution.npy", "kernels.panel.png"} <= names
+    for method in job["methods"]:
+        for file in method["artifacts"]:
+            assert (out / f"{method['name']}.{file['name']}").stat().st_size == file["bytes"]

@@ -76,7 +76,7 @@ def test_quality_on_request_comes_with_its_controls_and_the_seed(
     np.testing.assert_array_equal(found.attribution, plain.attribution)
     assert plain.quality.items() <= found.quality.items()
     for name in ("deletion_auc", "insertion_auc", "random_deletion_auc", "random_insertion_auc"):
-        assert 0 <= found.quality[name] <= 1
+        assert 0 <= found.quality["deletion_insertion"][name] <= 1
     assert found.quality["max_sensitivity"] > 0
     assert found.quality == again.quality != other_seed.quality
     assert (found.provenance["seed"], other_seed.provenance["seed"]) == (1, 2)
