@@ -186,8 +186,10 @@ def _data_dir(pid: int) -> str:
 def test_the_command_line_explains_and_keeps_what_it_was_given(up: tuple[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "why"
     done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "explain", str(CAT), "--out", str(out), "--server", up[0]]
-        + ["--methods", "grad_cam,kernels", "--target", "dog"],
+        [
+            *(sys.executable, "-m", "api.cli", "explain", str(CAT), "--out", str(out), "--server", up[0]),
+            *("--methods", "grad_cam,kernels", "--target", "dog"),
+        ],
         capture_output=True,
         text=True,
         check=True,
