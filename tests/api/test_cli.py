@@ -222,13 +222,15 @@ def exec_of(*arguments: str, **environment: str) -> tuple[list[str], dict[str, s
     return command, seen, folder
 
 
-def test_a_model_worker_runs_in_one_child_process() -> None:
+def test_a_model_worker_runs_in_one_child_process(tmp_path: Path) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text("log_level: INFO\n")
     command, environment, folder = exec_of(
         "worker",
         "predict",
         PAWLENS_PORT="9001",
         PAWLENS_WORKER_ID="of another",
-        PAWLENS_CONFIG="tmp/a.yaml",
+        PAWLENS_CONFIG=str(config).lstrip("/"),
         PAWLENS_DATABASE_URL="sqlite:///tmp/relative.db",
     )
     assert command[0] == sys.executable
@@ -241,7 +243,7 @@ def test_a_model_worker_runs_in_one_child_process() -> None:
     assert environment["PAWLENS_PORT"] == "9001"
     assert "PAWLENS_WORKER_ID" not in environment
     # They were relative to the folder in which the command was given, which is no longer the working one.
-    assert environment["PAWLENS_CONFIG"] == "/tmp/a.yaml"
+    assert environment["PAWLENS_CONFIG"] == str(config)
     assert environment["PAWLENS_DATABASE_URL"] == "sqlite:////tmp/relative.db"
 
 
