@@ -12,8 +12,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import RedirectResponse
 
 from api import openapi, problems
+from api.auth import Guarded
+from api.limits import Limited
+from api.metrics import Measured, Metrics
 from api.middleware import CORRELATION_HEADER, LimitedBody, Observed
-from api.routes import jobs, legacy, service
+from api.routes import events, jobs, legacy, service, webhooks
 from api.service import Service
 from core.errors import InvalidRequest
 from core.logs import configure_logging
@@ -36,11 +39,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = Service(settings)
         app.state.service.start()
+        metrics.watch(app.state.service.database, silent_seconds=settings.silent_seconds)
         try:
             yield
         finally:
             await app.state.service.stop()
 
+    metrics = Metrics()
     # The docs page's script comes from this server, so that it works where the internet does not reach.
     app = FastAPIOffline(
         title="Pawlens",
@@ -50,16 +55,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         dependencies=[Depends(_refuse_nul)],
     )
-    for router in (jobs.router, service.router, legacy.router):
+    for router in (jobs.router, events.router, webhooks.router, service.router, legacy.router):
         app.include_router(router)
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse("/docs")
 
+    app.state.metrics = metrics
     problems.install(app)
     openapi.complete(app)
     # The last one added is the outermost: what the others answer is observed as well.
+    app.add_middleware(Limited, settings=settings)
+    app.add_middleware(Guarded, settings=settings)
     app.add_middleware(LimitedBody, max_bytes=settings.max_body_bytes)
     if settings.cors_origins:
         app.add_middleware(
@@ -67,8 +75,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=[CORRELATION_HEADER, "X-Process-Time-ms", "Location", "Retry-After", "ETag"],
+            expose_headers=[
+                *(CORRELATION_HEADER, "X-Process-Time-ms", "Location", "Retry-After", "ETag"),
+                *("Idempotent-Replayed", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"),
+            ],
         )
+    app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(Observed)
     return app
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from api import client_commands, explain_command
+from api import client_commands, explain_command, keys_command
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -31,6 +31,7 @@ client_commands.add_to(app)
 app.command(rich_help_panel=client_commands.PANEL)(explain_command.explain)
 
 SERVICE = "Service"
+app.add_typer(keys_command.app, name="keys", rich_help_panel=SERVICE)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.  [default: 8000]")]
@@ -38,7 +39,7 @@ DataDir = Annotated[
     Path | None, typer.Option("--data", help="Folder for database, queue and logs.  [default: .pawlens]")
 ]
 NoAuth = Annotated[
-    bool | None, typer.Option("--no-auth", help="Be open to everyone who reaches the address.")
+    bool | None, typer.Option("--no-auth", help="Without any API key, be open to all who reach the address.")
 ]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -72,8 +73,9 @@ class PawlensClient:
     """Talks to one server.
 
     What surely did nothing is tried again, at most :data:`MAX_ATTEMPTS` times in all: any request that could
-    not connect or was answered 429 or 503 (after ``Retry-After``), and a GET whose connection broke. A POST
-    whose connection broke is not: the job may have been made.
+    not connect or was answered 429 or 503 (after ``Retry-After``), and a GET whose connection broke. So is a
+    POST of a job: it carries an ``Idempotency-Key``, by which the server knows it again. Any other call whose
+    connection broke is not: it may have been done.
 
     timeout: seconds for connecting, for sending, and for waiting for a part of the answer.
     """
@@ -119,7 +121,8 @@ class PawlensClient:
         Raises:
             OSError: the file cannot be read.
             ApiError: the server refused the picture or a parameter.
-            NoServer: no server, or the connection broke on the way.
+            NoServer: no server, or the connection broke time and again. Should the job have been made all
+                the same, nobody knows its id but the list of jobs.
         """
         parts: dict[str, tuple[str | None, bytes]] = {}
         if isinstance(image, str):
@@ -138,7 +141,8 @@ class PawlensClient:
         }
         # Parts without a file name are plain fields; sent as "files", they make the body multipart always.
         parts |= {name: (None, str(value).encode()) for name, value in fields.items() if value is not None}
-        return self._json("POST", "/v1/jobs", files=parts)
+        once = {"Idempotency-Key": uuid.uuid4().hex}  # so that it may be sent again when the answer is lost
+        return self._json("POST", "/v1/jobs", files=parts, headers=once)
 
     def job(self, job_id: str, *, wait: float = 0, after: int | None = None) -> Job:
         """The job as it is, or after up to ``wait`` seconds (at most 60) as soon as it is final.
@@ -187,6 +191,10 @@ class PawlensClient:
     def cancel(self, job_id: str) -> Job:
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def delete(self, job_id: str) -> None:
+        """Remove a job that has ended, with all that came of it."""
+        self._request("DELETE", f"/v1/jobs/{job_id}")
+
     def model(self) -> dict[str, Any]:
         return self._json("GET", "/v1/model")
 
@@ -224,7 +232,8 @@ class PawlensClient:
                 response = self._http.request(method, path, **arguments)
             except httpx.TransportError as error:
                 never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
-                if last or not (never_sent or method == "GET"):
+                harmless = method == "GET" or "Idempotency-Key" in arguments.get("headers", ())
+                if last or not (never_sent or harmless):
                     raise NoServer(f"{self.base_url}: {error or type(error).__name__}") from error
             else:
                 if response.is_success:

@@ -66,9 +66,12 @@ class Observed:
                 logger.log(_level(scope["path"], status or 500), "request", extra=fields)
 
 
+_PROBES = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+
+
 def _level(path: str, status: int) -> int:
     """Probes come every few seconds and say nothing while they succeed."""
-    return logging.DEBUG if path in ("/livez", "/readyz", "/health") and status < 400 else logging.INFO
+    return logging.DEBUG if path in _PROBES and status < 400 else logging.INFO
 
 
 class LimitedBody:

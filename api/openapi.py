@@ -6,19 +6,22 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from api.auth import is_protected
 from api.problems import MEDIA_TYPE
 from api.schemas import Problem
 from api.submissions import JobRequest
 
 _MEANINGS = {
     400: "The request does not parse.",
+    401: "An API key is needed, or this one is not in force.",
     404: "There is no such thing.",
     409: "Its state does not allow that.",
     413: "The body or the picture is too large.",
     415: "Not a JPEG, PNG or WebP picture, or a body in another form than those described.",
     422: "A value cannot be accepted; `detail` says which and why.",
+    429: "More requests than the caller may make; Retry-After says when the next one is answered.",
     500: "The job failed by an error of the service; its id is in the answer.",
-    503: "The database cannot be reached; Retry-After says when to try again.",
+    503: "The database cannot be reached, or the queue is full; Retry-After says when to try again.",
     504: "The job has not ended in time; it goes on, and its id is in the answer.",
     507: "The disk is full.",
 }
@@ -59,6 +62,8 @@ _FORM: dict[str, Any] = {
         "deadline_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 604800},
         "custom_id": {"type": "string", "minLength": 1, "maxLength": 255},
         "metadata": {"type": "string", "description": "A JSON object."},
+        "webhook_url": {"type": "string", "description": "Told of the job's end, signed."},
+        "webhook_events": {"type": "string", "description": "The ends it is told of, separated by commas."},
     },
     "additionalProperties": False,
 }
@@ -98,11 +103,20 @@ EXPLAIN_BODY = _one_picture(
     what={"type": "string", "default": "all", "description": "`all`, or names separated by commas."}
 )
 
+_API_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "pk_ and 43 characters",
+    "description": "Made by `pawlens keys create NAME`. Not needed on loopback while there is no key.",
+}
+
 _inlined(Problem)
 
 
 def complete(app: FastAPI) -> None:
-    """Let the app's OpenAPI document contain the schemas that only bodies and problems refer to."""
+    """Let the app's OpenAPI document contain the schemas that only bodies and problems refer to, and what
+    holds for every call that the middleware protects: the API key, 401 and 429.
+    """
     derive = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -110,6 +124,12 @@ def complete(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for name, schema in EXTRA_SCHEMAS.items():
             schemas.setdefault(name, schema)
+        document["components"]["securitySchemes"] = {"api_key": _API_KEY}
+        for path, item in document["paths"].items():
+            if is_protected(path):
+                for operation in item.values():
+                    operation["security"] = [{"api_key": []}, {}]  # the second: where the service is open
+                    operation["responses"] |= {str(code): said for code, said in problems(401, 429).items()}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

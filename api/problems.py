@@ -70,7 +70,9 @@ def install(app: FastAPI) -> None:
 
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, PawlensError)
-    if error.status >= 500:
+    if error.status == 503:  # expected where something is away or full; the client is told when to come back
+        logger.warning("%s: %s", error.code, error.detail)
+    elif error.status >= 500:
         logger.error("%s: %s", error.code, error.detail, exc_info=error)
     return problem_response(error, request.url.path)
 

@@ -96,6 +96,7 @@ class QueueOut(BaseModel):
 
 class Links(BaseModel):
     self: str
+    events: str
     image: str
     cancel: str
 
@@ -179,7 +180,7 @@ class JobOut(BaseModel):
             error=None if job.error is None else JobError(**job.error),
             attempt=job.attempt,
             event_seq=job.event_seq,
-            links=Links(self=base, image=f"{base}/image", cancel=f"{base}/cancel"),
+            links=Links(self=base, events=f"{base}/events", image=f"{base}/image", cancel=f"{base}/cancel"),
         )
 
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from datetime import datetime, timedelta
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
-from sqlalchemy import select
 
+from api.auth import KeyRing
 from api.hints import HintPublisher
+from api.limits import Throughput
 from api.schemas import JobOut
 from api.submissions import Asked, check
 from api.watcher import Watcher
 from core.broker import BrokerProbe
-from core.database import Database, db_now
+from core.database import Database
 from core.errors import InvalidRequest, InvalidWeights, ServiceUnavailable
 from core.jobs import queries
 from core.jobs.states import Queue
-from core.jobs.submit import submit
+from core.jobs.submit import Idempotency, made_before, submit, submit_once
 from core.settings import Settings
 from core.vision.manifest import Manifest, read_manifest
 from core.vision.stand_in import StandInEngine
@@ -35,7 +34,8 @@ class Service:
         self.hints = HintPublisher(settings)
         self.probe = BrokerProbe(settings)
         self.watcher = Watcher(self.database)
-        self._throughput = Throughput(self.database)
+        self.keys = KeyRing(self.database)
+        self.throughput = Throughput(self.database, settings.max_queue)
         # Pictures being decoded for checking take memory and a core each, so only a few at a time.
         self._doors = CapacityLimiter(8)
 
@@ -49,20 +49,40 @@ class Service:
         self.probe.close()
         self.database.dispose()
 
-    async def accept(self, asked: Asked) -> JobOut:
+    async def accept(self, asked: Asked, *, owner: str | None) -> JobOut:
         """Check the picture, write the job, and only after the commit hint that there is work."""
-        return await to_thread.run_sync(self._accept, asked, limiter=self._doors)
+        job, _ = await self.accept_once(asked, None, owner=owner)
+        return job
 
-    def _accept(self, asked: Asked) -> JobOut:
-        submission = check(asked, self.settings)
+    async def accept_once(
+        self, asked: Asked, once: Idempotency | None, *, owner: str | None
+    ) -> tuple[JobOut, bool]:
+        """As :meth:`accept`, unless this very request has come before: then its job as it is now, and True.
+
+        Raises:
+            IdempotencyKeyReused: another request has come with this key.
+        """
+        return await to_thread.run_sync(self._accept, asked, once, owner, limiter=self._doors)
+
+    def _accept(self, asked: Asked, once: Idempotency | None, owner: str | None) -> tuple[JobOut, bool]:
+        if once is not None:  # what was accepted is answered also when nothing new would be
+            with self.database.read() as session:
+                made = made_before(session, once, owner=owner)
+            if made is not None:
+                return self.job(made, owner=owner), True
+        queue = Queue.IO if asked.url else Queue.EXPLAIN if asked.fields.methods else Queue.PREDICT
+        self.throughput.accept(queue)  # first: a full service had better not decode pictures
+        submission = check(asked, self.settings, owner=owner)
         self._check_target(asked.fields.options.target)
+        attempts, replayed = self.settings.max_attempts, False
         with self.database.write() as session:
-            job_id = submit(session, submission, max_attempts=self.settings.max_attempts)
-        if submission.url is not None:
-            self.hints.note(Queue.IO)
-        else:
-            self.hints.note(Queue.EXPLAIN if submission.methods else Queue.PREDICT)
-        return self.job(job_id)
+            if once is None:
+                job_id = submit(session, submission, max_attempts=attempts)
+            else:
+                job_id, replayed = submit_once(session, submission, once, max_attempts=attempts)
+        if not replayed:
+            self.hints.note(queue)
+        return self.job(job_id, owner=owner), replayed
 
     def _check_target(self, target: str | None) -> None:
         if target is not None and target not in (labels := self.manifest().labels):
@@ -83,43 +103,25 @@ class Service:
         except InvalidWeights as error:
             raise ServiceUnavailable(f"The weights cannot be used: {error.detail}") from error
 
-    def job(self, job_id: str) -> JobOut:
+    def job(self, job_id: str, *, owner: str | None) -> JobOut:
         with self.database.read() as session:
-            record = queries.get_job(session, job_id)
+            record = queries.get_job(session, job_id, owner=owner)
         return self.shown(record)
 
     def shown(self, record: queries.JobRecord) -> JobOut:
         if record.position is None:
             return JobOut.of(record)
-        return JobOut.of(record, self._throughput.start_of(record.job.queue, record.position))
+        return JobOut.of(record, self.throughput.start_of(record.job.queue, record.position))
 
-    async def wait(self, job_id: str, seconds: float, *, after: int | None = None) -> JobOut:
+    async def wait(
+        self, job_id: str, seconds: float, *, owner: str | None, after: int | None = None
+    ) -> JobOut:
         """The job once it has ended, has an event above ``after``, or the time is up."""
         if seconds > 0:
+            if owner is not None:  # waiting for another owner's job would tell that it is there
+                await asyncio.to_thread(self.job, job_id, owner=owner)
             await self.watcher.wait(job_id, seconds, after=after)
-        return await asyncio.to_thread(self.job, job_id)
-
-
-class Throughput:
-    """Estimates when a waiting job starts: its position over the jobs that finished in the last minute."""
-
-    CACHE_SECONDS = 1.0
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._read_at = float("-inf")
-        self._now: datetime | None = None
-        self._depths: dict[Queue, queries.QueueDepth] = {}
-
-    def start_of(self, queue: Queue, position: int) -> datetime | None:
-        if time.monotonic() - self._read_at > self.CACHE_SECONDS:
-            with self._database.read() as session:
-                self._depths, self._now = queries.queue_depths(session), session.scalar(select(db_now()))
-            self._read_at = time.monotonic()
-        a_minute = self._depths[queue].finished_last_minute
-        if not a_minute or self._now is None:
-            return None
-        return self._now + timedelta(seconds=position * 60 / a_minute)
+        return await asyncio.to_thread(self.job, job_id, owner=owner)
 
 
 def get_service(request: Request) -> Service:

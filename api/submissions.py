@@ -14,10 +14,11 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from api.problems import from_validation
-from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, UrlBlocked
 from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
 from core.jobs.submit import Picture, Submission
+from core.jobs.webhooks import EventType
 from core.logs import correlation_id
 from core.network.urls import check_url
 from core.settings import Settings
@@ -80,6 +81,16 @@ class JobFields(BaseModel):
     deadline_seconds: float | None = Field(None, gt=0, le=604_800, allow_inf_nan=False)
     custom_id: Name | None = None
     metadata: SmallObject = {}
+    webhook_url: str | None = Field(None, max_length=2048, description="Told of the job's end, signed.")
+    webhook_events: list[EventType] | None = Field(
+        None, min_length=1, max_length=20, description="The ends that it is told of; all without this."
+    )
+
+    @model_validator(mode="after")
+    def _events_have_a_receiver(self) -> JobFields:
+        if self.webhook_events is not None and self.webhook_url is None:
+            raise ValueError("webhook_events needs webhook_url")
+        return self
 
 
 class ImageSource(BaseModel):
@@ -189,7 +200,7 @@ async def _read_form(request: Request, settings: Settings) -> Asked:
                 )
         elif isinstance(value, UploadFile):
             raise InvalidRequest(f"{key}: this field is text; only 'file' is a file.")
-        elif key == "methods":
+        elif key in ("methods", "webhook_events"):
             values.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
         elif key in values:
             raise InvalidRequest(f"{key}: given more than once.")
@@ -238,6 +249,20 @@ def _plain_name(name: str | None) -> str | None:
     return "".join(c for c in plain if c.isprintable())[:255] or None
 
 
+def check_receiver(url: str, settings: Settings) -> str:
+    """The URL to which webhooks may be sent, in the one form in which it is kept.
+
+    Raises:
+        UrlBlocked: see :func:`core.network.urls.check_url`.
+    """
+    try:
+        parsed = check_url(url, allow_private=settings.allow_private_network)
+    except UrlBlocked as error:
+        raise UrlBlocked(f"The webhook cannot be sent there. {error.detail}") from error
+    # With the path's slash, so that whatever leads to one host begins alike; a fragment is never sent.
+    return str(parsed.copy_with(raw_path=parsed.raw_path, fragment=None))
+
+
 def check(asked: Asked, settings: Settings, *, owner: str | None = None) -> Submission:
     """Look at the picture's bytes and make the submission. Takes milliseconds of a core: call it in a thread.
 
@@ -262,4 +287,6 @@ def check(asked: Asked, settings: Settings, *, owner: str | None = None) -> Subm
         metadata=fields.metadata,
         owner=owner,
         correlation_id=correlation_id.get(),
+        webhook_url=None if fields.webhook_url is None else check_receiver(fields.webhook_url, settings),
+        webhook_events=None if fields.webhook_events is None else list(fields.webhook_events),
     )

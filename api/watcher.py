@@ -39,8 +39,8 @@ class Watcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def wait(self, job_id: str, seconds: float, *, after: int | None = None) -> None:
-        """Return when the job has ended, is gone, has an event above ``after``, or the time is up."""
+    async def wait(self, job_id: str, seconds: float, *, after: int | None = None) -> bool:
+        """True once the job has ended, is gone, or has an event above ``after``; False if the time is up."""
         deadline = asyncio.get_running_loop().time() + seconds
         with self._watching(job_id) as changed:
             while (left := deadline - asyncio.get_running_loop().time()) > 0:
@@ -48,11 +48,12 @@ class Watcher:
                     async with asyncio.timeout(left):
                         await changed.wait()
                 except TimeoutError:
-                    return
+                    return False
                 changed.clear()
                 seq, final = self._seen.get(job_id, (0, True))
                 if final or (after is not None and seq > after):
-                    return
+                    return True
+        return False
 
     @contextmanager
     def _watching(self, job_id: str) -> Iterator[asyncio.Event]:

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     retry_seconds: Annotated[float, Field(ge=0)] = 2  # before a second attempt; doubles with each
     stop_seconds: Annotated[float, Field(gt=0)] = 30  # for a worker to finish what it has when told to stop
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    retention_days: Annotated[int, Field(ge=0)] = 7  # of jobs that have ended; 0 keeps them for ever
 
     # Limits at the door
     max_image_bytes: Annotated[int, Field(ge=1024)] = 20 * MIB
@@ -64,13 +65,19 @@ class Settings(BaseSettings):
     fetch_timeout_seconds: Annotated[float, Field(gt=0)] = 30
     fetch_max_redirects: Annotated[int, Field(ge=0, le=20)] = 3
     fetch_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    webhook_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 15
+    webhook_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    webhook_concurrency_per_receiver: Annotated[int, Field(ge=1)] = 2  # of one sender, to one host and port
     allow_private_network: bool = False  # development and tests only
     min_free_disk_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    rate_per_second: Annotated[float, Field(gt=0)] | None = None  # requests of a caller; None: any number
+    rate_burst: Annotated[int, Field(ge=1)] = 50  # at once
+    max_queue: Annotated[int, Field(ge=1)] = 100_000  # jobs that may wait in one queue
 
     # HTTP
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    no_auth: bool = False
+    no_auth: bool = False  # be open on any address while there is no API key
     cors_origins: Annotated[list[str], NoDecode] = []
 
     # Logs
@@ -138,6 +145,11 @@ class Settings(BaseSettings):
     def redis(self) -> str:
         """redis-py URL of the message broker."""
         return self.redis_url or f"unix://{self.valkey_socket}"
+
+    @property
+    def silent_seconds(self) -> float:
+        """A worker that missed three heartbeats counts as gone."""
+        return 3 * self.heartbeat_seconds
 
     @property
     def is_loopback(self) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from core.broker import JOBS_PER_HINT, MAX_HINTS, BrokerProbe, BrokerUnavailable, hints_for, publish
 from core.database import Database
 from core.errors import ServiceUnavailable
-from core.jobs import rescue
+from core.jobs import rescue, retention
 from core.jobs.states import Queue
 from core.logs import configure_logging
 from core.settings import Settings
@@ -25,6 +25,10 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 FORGET_WORKERS_SECONDS = 3600
+REMOVE_JOBS = 20
+"""In one transaction, so that on SQLite nobody waits for long to write."""
+REMOVE_SECONDS = 1.0
+"""For removals at a time; what is left comes next time. The other duties wait meanwhile."""
 
 
 @dataclass
@@ -43,11 +47,15 @@ class Maintenance:
         self._database = database
         self._probe = probe
         self._broker_away = False
+        self._looked_through: str | None = None  # blobs up to this digest were looked through for orphans
         self.duties = [
             Duty("rescue", settings.rescue_seconds, self.rescue),
             Duty("expire", settings.rescue_seconds, self.expire),
             Duty("dispatch", settings.dispatch_seconds, self.dispatch),
             Duty("forget workers", 60, self.forget_workers),
+            Duty("remove old jobs", 10, self.remove_old_jobs),
+            Duty("remove orphans", 60, self.remove_orphans),
+            Duty("forget keys", 600, self.forget_keys),
         ]
 
     def rescue(self) -> None:
@@ -89,6 +97,39 @@ class Maintenance:
     def forget_workers(self) -> None:
         with self._database.write() as session:
             rescue.forget_workers(session, silent_seconds=FORGET_WORKERS_SECONDS)
+
+    def remove_old_jobs(self) -> None:
+        """Remove the jobs that ended longer ago than they are to be kept, with all that is theirs."""
+        if not self._settings.retention_days:
+            return
+        seconds = self._settings.retention_days * 86_400.0
+        until, total = time.monotonic() + REMOVE_SECONDS, 0
+        while True:
+            with self._database.write() as session:
+                removed = retention.delete_finished(session, older_than_seconds=seconds, limit=REMOVE_JOBS)
+            total += removed
+            if removed < REMOVE_JOBS or time.monotonic() >= until:
+                break
+        if total:
+            logger.info("removed old jobs", extra={"jobs": total})
+
+    def remove_orphans(self) -> None:
+        """Go on looking through all blobs for those to which nothing refers, and remove them."""
+        until, total = time.monotonic() + REMOVE_SECONDS, 0
+        while True:
+            with self._database.read() as session:
+                found, self._looked_through = retention.orphans(session, after=self._looked_through or "")
+            if found:
+                with self._database.write() as session:
+                    total += retention.delete_unreferenced(session, found)
+            if self._looked_through is None or time.monotonic() >= until:
+                break
+        if total:
+            logger.info("removed orphaned files", extra={"files": total})
+
+    def forget_keys(self) -> None:
+        with self._database.write() as session:
+            retention.forget_keys(session)
 
     def run(self, stopping: threading.Event) -> None:
         """Do each duty when it is due, until told to stop. The process's own monotonic clock paces it."""

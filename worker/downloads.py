@@ -16,6 +16,7 @@ from core.settings import Settings
 from core.vision import images
 from worker.fetcher import fetch
 from worker.leases import LeaseKeeper
+from worker.writing import write_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ class Downloader:
         logger.warning(
             "download failed: %s", error.detail, extra={"code": error.code, "attempt": claim.attempt}
         )
-        self._database.write_until(
-            lambda session: results.fail(session, claim, error, retry_seconds=self._settings.retry_seconds),
-            give_up_after=self._settings.lease_seconds,
+        retry = self._settings.retry_seconds
+        write_outcome(
+            self._settings,
+            self._database,
+            lambda session: results.fail(session, claim, error, retry_seconds=retry),
         )

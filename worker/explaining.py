@@ -25,6 +25,7 @@ from core.logs import log_context
 from core.settings import Settings
 from core.vision.prediction import ImageEngine, Prediction
 from worker.leases import LeaseKeeper
+from worker.writing import write_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class ExplainRunner:
             raise JobStopped("this worker is stopping")
 
     def _write(self, work: Callable[[Session], Any]) -> Any:
-        return self._database.write_until(work, give_up_after=self._settings.lease_seconds)
+        return write_outcome(self._settings, self._database, work)
 
     def _fenced(self, work: Callable[[Session], bool]) -> None:
         """Write, or learn from the fence that there is nothing more to write."""

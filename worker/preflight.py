@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from core.errors import InvalidWeights
+from core.errors import InvalidWeights, PawlensError
 from core.settings import Settings
 from core.vision.manifest import read_manifest
 
@@ -23,12 +23,41 @@ class Refusal(Exception):
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to be reachable from other machines unless that was asked for in so many words."""
-    if not settings.is_loopback and not settings.no_auth:
+    """Refuse to be reachable from other machines without an API key, unless that was asked for.
+
+    It may be called before the database is made or migrated: then there is no key.
+    """
+    if settings.is_loopback or settings.no_auth or _has_a_key(settings):
+        return
+    raise Refusal(
+        f"Refusing to listen on {settings.host}: other machines reach that address, and there is no API key. "
+        "Make one with `pawlens keys create NAME`, keep to --host 127.0.0.1, or pass --no-auth to be open to "
+        "everyone."
+    )
+
+
+def _has_a_key(settings: Settings) -> bool:
+    # Imported here: on loopback the supervisor never needs them.
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from core import keys  # noqa: PLC0415
+    from core.database import Database  # noqa: PLC0415
+
+    kind, _, file = settings.database.partition(":///")
+    if kind.startswith("sqlite") and not Path(file).exists():
+        return False  # and looking for one would make the file
+    database = Database(settings.database, pool_size=1)
+    try:
+        with database.read() as session:
+            return keys.exist(session)
+    except (PawlensError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise Refusal(
-            f"Refusing to listen on {settings.host}: Pawlens has no API keys yet, so everyone who reaches "
-            "that address could use it. Keep to --host 127.0.0.1, or pass --no-auth if that is what you want."
-        )
+            f"Refusing to listen on {settings.host}: whether there is an API key cannot be seen, because the "
+            f"database cannot be read ({reason})."
+        ) from error
+    finally:
+        database.dispose()
 
 
 def check_weights(settings: Settings) -> None:

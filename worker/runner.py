@@ -29,6 +29,7 @@ from core.settings import Settings
 from core.vision.prediction import ImageEngine, Prediction
 from worker.explaining import ExplainRunner
 from worker.leases import LeaseKeeper
+from worker.writing import write_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +115,10 @@ class Runner:
         except Exception:
             logger.exception("batch failed", extra={"batch_size": len(batch)})
             outcomes = [Outcome(claim, error=InternalError.of_worker()) for claim in batch]
-        written = self._database.write_until(
+        written = write_outcome(
+            self._settings,
+            self._database,
             lambda session: [self._record(session, outcome) for outcome in outcomes],
-            give_up_after=self._settings.lease_seconds,
         )
         # Only now is it true: before the commit, the transaction might have had to be repeated.
         for outcome, wrote in zip(outcomes, written, strict=True):

@@ -11,6 +11,7 @@ from core.jobs.states import Queue
 from core.settings import Settings
 from worker.downloads import Downloader
 from worker.leases import LeaseKeeper
+from worker.webhook_sender import WebhookSender
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Runtime:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         self._downloader = Downloader(settings, self._database, self._keeper, self.stopping)
+        self._sender = WebhookSender(settings, self._database, self.stopping)
         self._drain_model: Callable[[Queue, str], bool] | None = None
         if set(queues) - {Queue.IO}:
             from worker import engines  # noqa: PLC0415 - an io worker needs neither the network nor its pictures
@@ -44,6 +46,7 @@ class Runtime:
     def drain(self, queue: Queue, owner: str) -> bool:
         """Do what is ready; True when there may be more."""
         if queue is Queue.IO:
+            self._sender.drain()
             self._downloader.drain(owner)
             return False
         assert self._drain_model is not None

@@ -183,7 +183,9 @@ class Supervisor:
         example = next(iter(sorted((ROOT / "tests" / "examples").glob("*.jpg"))), None)
         picture = shlex.quote(str(example)) if example else "photo.jpg"
         self.say(f"\nPawlens is ready at {self.address}   Ctrl-C stops it. Try:\n")
-        self.say(f"  curl -F file=@{picture} {self.address}/v1/jobs")
+        needs_key = not self.settings.is_loopback and not self.settings.no_auth
+        key = '-H "Authorization: Bearer $PAWLENS_API_KEY" ' if needs_key else ""
+        self.say(f"  curl {key}-F file=@{picture} {self.address}/v1/jobs")
         server = "" if self.address.endswith("127.0.0.1:8000") else f" --server {self.address}"
         self.say(f"  pawlens predict {picture}{server}\n")
 

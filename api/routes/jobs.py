@@ -8,13 +8,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
+from api import idempotency
+from api.auth import OwnerDep
 from api.openapi import JOB_BODY, problems
 from api.schemas import JobOut, JobPage, Wait
 from api.service import ServiceDep
 from api.submissions import read_job
 from core.errors import InvalidRequest
-from core.jobs import explanations, queries, results
-from core.jobs.states import FINAL, JobState
+from core.jobs import explanations, queries, results, retention, webhooks
+from core.jobs.states import FINAL, JobState, Queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -56,24 +58,36 @@ def _etag(job: JobOut) -> str:
         422,
         503,
         507,
-        http_200={"model": JobOut, "description": "It ended within the time of Prefer: wait."},
+        http_200={
+            "model": JobOut,
+            "description": "It ended within the time of Prefer: wait.",
+            "headers": idempotency.ANSWER_HEADERS,
+        },
+        http_202={"description": "Accepted.", "headers": idempotency.ANSWER_HEADERS},
     ),
 )
 async def create_job(
     request: Request,
     service: ServiceDep,
+    owner: OwnerDep,
     prefer: Annotated[
         list[str] | None, Header(description="`wait=N` answers with the result if it is there in N seconds.")
+    ] = None,
+    _idempotency_key: Annotated[
+        str | None, Header(alias=idempotency.HEADER, description=idempotency.DESCRIPTION)
     ] = None,
 ) -> Response:
     """Post a picture, or the URL of one. The answer comes at once; the job runs in the background."""
     seconds = _preferred_wait(", ".join(prefer or ()))
-    job = await service.accept(await read_job(request, service.settings))
+    asked = await read_job(request, service.settings)
+    job, replayed = await service.accept_once(asked, idempotency.named(request, asked), owner=owner)
     headers = {"Location": job.links.self}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
     if seconds is None:
         return answer(job, 202, headers)
     headers["Preference-Applied"] = f"wait={seconds:g}"
-    job = await service.wait(job.id, seconds)
+    job = await service.wait(job.id, seconds, owner=owner)
     return answer(job, 200 if job.status in FINAL else 202, headers)
 
 
@@ -86,6 +100,7 @@ def _preferred_wait(prefer: str) -> float | None:
 @router.get("", response_model=JobPage, responses=problems(422, 503))
 def list_jobs(
     service: ServiceDep,
+    owner: OwnerDep,
     status: Annotated[list[JobState] | None, Query()] = None,
     kind: Literal["predict", "explain"] | None = None,
     batch_id: Annotated[str | None, Query(max_length=48)] = None,
@@ -103,6 +118,7 @@ def list_jobs(
     with service.database.read() as session:
         records = queries.list_jobs(
             session,
+            owner=owner,
             states=status or (),
             kind=kind,
             batch_id=batch_id,
@@ -123,6 +139,7 @@ def list_jobs(
 async def get_job(
     job_id: str,
     service: ServiceDep,
+    owner: OwnerDep,
     wait: Annotated[Wait, Query(description="Seconds to hold the answer until there is news.")] = 0,
     after: Annotated[
         int | None,
@@ -131,7 +148,7 @@ async def get_job(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A job as it is now, or, with `wait`, as soon as there is news of it."""
-    job = await service.wait(job_id, wait, after=after)
+    job = await service.wait(job_id, wait, owner=owner, after=after)
     if if_none_match is not None and _etag(job) in (tag.strip() for tag in if_none_match.split(",")):
         return Response(status_code=304, headers={"ETag": _etag(job), "Cache-Control": "no-cache"})
     return answer(job)
@@ -143,11 +160,14 @@ async def get_job(
     responses=problems(404, 422, 503, http_200=_PICTURE, http_304=_UNCHANGED),
 )
 def get_image(
-    job_id: str, service: ServiceDep, if_none_match: Annotated[str | None, Header()] = None
+    job_id: str,
+    service: ServiceDep,
+    owner: OwnerDep,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The picture as it was uploaded or downloaded."""
     with service.database.read() as session:
-        image, data = queries.picture_of(session, job_id)
+        image, data = queries.picture_of(session, job_id, owner=owner)
     return _bytes(data, image.sha256, image.media_type, if_none_match)
 
 
@@ -172,19 +192,31 @@ def get_artifact(
     method: str,
     name: str,
     service: ServiceDep,
+    owner: OwnerDep,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A file that a method has made: `panel.png`, `overlay.png`, `heatmap.png`, `attribution.npy`, ..."""
     with service.database.read() as session:
-        artifact, data = queries.artifact_of(session, job_id, method, name)
+        artifact, data = queries.artifact_of(session, job_id, method, name, owner=owner)
     # A partial map is replaced by the next one, under the same name.
     is_partial = name == explanations.PARTIAL
     return _bytes(data, artifact.blob_sha256, artifact.media_type, if_none_match, changes=is_partial)
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut, responses=problems(404, 409, 422, 503))
-def cancel_job(job_id: str, service: ServiceDep) -> Response:
+def cancel_job(job_id: str, service: ServiceDep, owner: OwnerDep) -> Response:
     """Stop a job: at once while it waits, at the next step while it runs."""
     with service.database.write() as session:
-        results.cancel(session, job_id)
-    return answer(service.job(job_id))
+        results.cancel(session, job_id, owner=owner)
+        has_deliveries = webhooks.written(session)
+    if has_deliveries:
+        service.hints.note(Queue.IO)
+    return answer(service.job(job_id, owner=owner))
+
+
+@router.delete("/{job_id}", status_code=204, response_class=Response, responses=problems(404, 409, 422, 503))
+def delete_job(job_id: str, service: ServiceDep, owner: OwnerDep) -> Response:
+    """Remove a job that has ended, with its events, artifacts and, unless another job has it, its picture."""
+    with service.database.write() as session:
+        retention.delete_job(session, job_id, owner=owner)
+    return Response(status_code=204)

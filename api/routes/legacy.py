@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData
 
+from api.auth import OwnerDep
 from api.openapi import EXPLAIN_BODY, PREDICT_BODY, problems
 from api.schemas import JobOut, LegacyExplanation, LegacyPrediction
 from api.service import Service, ServiceDep
@@ -61,10 +62,10 @@ async def health() -> dict[str, str]:
     openapi_extra=PREDICT_BODY,
     responses=problems(400, 409, 413, 415, 422, 500, 503, 504, 507),
 )
-async def predict(request: Request, service: ServiceDep) -> LegacyPrediction:
+async def predict(request: Request, service: ServiceDep, owner: OwnerDep) -> LegacyPrediction:
     """Predict one picture and wait for the answer: exactly one of `file` and `url`."""
     _, asked = await _read(request, service.settings)
-    job = await _run(service, asked, WAIT_SECONDS)
+    job = await _run(service, asked, WAIT_SECONDS, owner)
     return LegacyPrediction(**_prediction(job))
 
 
@@ -74,14 +75,14 @@ async def predict(request: Request, service: ServiceDep) -> LegacyPrediction:
     openapi_extra=EXPLAIN_BODY,
     responses=problems(400, 409, 413, 415, 422, 500, 503, 504, 507),
 )
-async def predict_advanced(request: Request, service: ServiceDep) -> LegacyExplanation:
+async def predict_advanced(request: Request, service: ServiceDep, owner: OwnerDep) -> LegacyExplanation:
     """Predict and explain one picture and wait for all of it; `what` is `all` or a list of methods."""
     form, asked = await _read(request, service.settings)
     what = form.get("what") or request.query_params.get("what") or "all"
     names = [name.strip() for name in str(what).split(",") if name.strip()]
     methods = asked_methods([ORIGINAL_NAMES.get(name, name) for name in names])
     asked = Asked(JobFields(methods=list(methods)), asked.data, asked.url, asked.name)
-    job = await _run(service, asked, EXPLAIN_WAIT_SECONDS)
+    job = await _run(service, asked, EXPLAIN_WAIT_SECONDS, owner)
     artifacts = await asyncio.to_thread(_artifacts, service, job)
     return LegacyExplanation(**_prediction(job), artifacts=artifacts)
 
@@ -100,14 +101,14 @@ async def _read(request: Request, settings: Settings) -> tuple[FormData, Asked]:
     return form, Asked(JobFields(), data, url, name)
 
 
-async def _run(service: Service, asked: Asked, seconds: float) -> JobOut:
+async def _run(service: Service, asked: Asked, seconds: float, owner: str | None) -> JobOut:
     """The job once it has ended with a prediction.
 
     Raises:
         PawlensError: it ended without one, or has not ended in time.
     """
-    job = await service.accept(asked)
-    job = await service.wait(job.id, seconds)
+    job = await service.accept(asked, owner=owner)
+    job = await service.wait(job.id, seconds, owner=owner)
     if job.status not in FINAL:
         raise NotInTime(
             f"The job has not ended within {seconds:g} seconds. It goes on at {job.links.self}.",

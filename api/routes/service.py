@@ -6,9 +6,10 @@ import shutil
 from collections import Counter
 from typing import Literal
 
-from fastapi import APIRouter
-from starlette.responses import Response
+from fastapi import APIRouter, Request
+from starlette.responses import PlainTextResponse, Response
 
+from api.metrics import Metrics
 from api.openapi import problems
 from api.schemas import (
     Check,
@@ -79,16 +80,24 @@ def get_queues(service: ServiceDep) -> QueuesOut:
     """How deep each queue is, how fast it moves, and which workers are alive."""
     with service.database.read() as session:
         depths = queries.queue_depths(session)
-        workers = queries.workers_alive(session, silent_seconds=_silence(service))
+        workers = queries.workers_alive(session, silent_seconds=service.settings.silent_seconds)
     return QueuesOut(
         queues=[QueueDepthOut(name=queue, **vars(depth)) for queue, depth in depths.items()],
         workers=[WorkerOut.model_validate(worker, from_attributes=True) for worker in workers],
     )
 
 
-def _silence(service: Service) -> float:
-    """A worker that missed three heartbeats counts as gone."""
-    return 3 * service.settings.heartbeat_seconds
+@router.get(
+    "/metrics",
+    tags=["health"],
+    response_class=PlainTextResponse,
+    responses={200: {"description": "Prometheus' text format, or OpenMetrics by Accept."}},
+)
+def get_metrics(request: Request) -> Response:
+    """What Prometheus scrapes: queues, outcomes, times, workers, webhooks, HTTP requests."""
+    metrics: Metrics = request.app.state.metrics
+    body, media_type = metrics.exposition(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 
 
 @router.get("/livez", tags=["health"])
@@ -153,7 +162,7 @@ def _redis(service: Service) -> Check:
 def _workers(service: Service) -> Check:
     try:
         with service.database.read() as session:
-            workers = queries.workers_alive(session, silent_seconds=_silence(service))
+            workers = queries.workers_alive(session, silent_seconds=service.settings.silent_seconds)
     except PawlensError as error:
         return Check(status="unavailable", detail=error.detail)
     alive = Counter(dict.fromkeys(Queue, 0))

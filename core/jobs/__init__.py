@@ -12,6 +12,14 @@ nothing. No torch, no FastAPI and no Celery in here.
 ``claims.py``       taking work under a lease, keeping the lease, giving it back
 ``results.py``      finishing: prediction, failure, cancellation
 ``rescue.py``       what happens to jobs whose worker or deadline is gone; how many are ready
+``retention.py``    removing jobs, and bytes to which nothing refers any longer
+``webhooks.py``     who is told of an end: receivers, their secrets, deliveries written with the end
+``deliveries.py``   sending them: due, attempts, schedule, disabling
+``delivery_log.py`` what an owner sees of them: attempts, redelivery, a test ping
+``signatures.py``   Standard Webhooks' secrets and signatures
+``explanations.py`` the methods of a running job: start, progress, end, reuse
+``events.py``       the numbered log behind polling, streaming and webhooks
 ``queries.py``      reading
+``statistics.py``   what the last minute was like, for metrics
 ==================  =========================================================================
 """

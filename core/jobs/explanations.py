@@ -128,6 +128,8 @@ def reuse(session: Session, claim: Claim, method: str, *, key: str) -> bool | No
         select(Method)
         .where(Method.cache_key == key, Method.state == MethodState.SUCCEEDED, Method.name == method)
         .limit(1)
+        # Its job is not deleted, nor its blobs, before this job refers to them as well (core.jobs.retention).
+        .with_for_update(read=True, key_share=True)
     ).first()
     if found is None:
         return None

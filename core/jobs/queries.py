@@ -184,6 +184,16 @@ def event_seqs(session: Session, job_ids: Collection[str]) -> dict[str, tuple[in
     return {job_id: (seq, state in FINAL) for job_id, seq, state in rows}
 
 
+def newest_event(session: Session, job_id: str, *, owner: str | None = None) -> tuple[int, bool]:
+    """The number of the job's newest event, and whether the job has ended.
+
+    Raises:
+        NotFound: there is no such job, or it is another owner's.
+    """
+    job = _find(session, job_id, owner)
+    return job.event_seq, job.state.is_final
+
+
 @dataclass(frozen=True)
 class QueueDepth:
     waiting: int

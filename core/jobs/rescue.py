@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.errors import PawlensError, WorkerLost
+from core.jobs import deliveries
 from core.jobs.conditions import FRESH, RETRIED, UNFETCHED, due
 from core.jobs.results import MAX_DOUBLINGS
 from core.jobs.states import JobState, Queue
@@ -103,7 +104,10 @@ def _end_with(
 
 
 def ready(session: Session, queue: Queue, *, at_most: int) -> int:
-    """How many jobs a worker of this queue could claim now, counted up to ``at_most``."""
+    """How much a worker of this queue could take now, counted up to ``at_most``.
+
+    That is jobs, and for ``io`` also webhook deliveries.
+    """
     # Fresh jobs and retries apart, because each has an index of its own.
     kinds = (
         [UNFETCHED] if queue is Queue.IO else [(*FRESH, Job.queue == queue), (*RETRIED, Job.queue == queue)]
@@ -112,7 +116,13 @@ def ready(session: Session, queue: Queue, *, at_most: int) -> int:
     for kind in kinds:
         some = select(literal(1)).select_from(Job).where(*kind, *due()).limit(at_most - count).subquery()
         count += session.scalar(select(func.count()).select_from(some)) or 0
+    if queue is Queue.IO:
+        count += deliveries.ready(session, at_most=min(at_most - count, MOST_DELIVERIES))
     return count
+
+
+MOST_DELIVERIES = 16
+"""Counted as ready: a sender goes on until none is left, so these call for a few hints, not for one each."""
 
 
 def forget_workers(session: Session, *, silent_seconds: float) -> None:

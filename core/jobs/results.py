@@ -128,17 +128,18 @@ def acknowledge_cancel(session: Session, claim: Claim) -> bool:
     )
 
 
-def cancel(session: Session, job_id: str) -> JobState:
+def cancel(session: Session, job_id: str, *, owner: str | None = None) -> JobState:
     """A client wants the job no more: it is canceled at once, or ``canceling`` while a worker holds it.
 
     Asking again while it is ``canceling`` changes nothing.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: there is no such job, or it is another owner's.
         Conflict: the job has ended already.
     """
     # Locked, so that it cannot be claimed or put back between the look and the move.
-    state = session.scalar(select(Job.state).where(Job.id == job_id).with_for_update())
+    theirs = select(Job.state).where(Job.id == job_id, *([] if owner is None else [Job.owner == owner]))
+    state = session.scalar(theirs.with_for_update())
     if state is None:
         raise NotFound(f"There is no job {job_id}.")
     if state.is_final:

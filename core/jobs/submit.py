@@ -1,4 +1,8 @@
-"""A new job: its picture, its row, its methods and its first event, in the caller's transaction."""
+"""A new job: its picture, its row, its methods and its first event, in the caller's transaction.
+
+A request that names itself by an Idempotency-Key makes its job once, however often it is sent
+(draft-ietf-httpapi-idempotency-key-header).
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,15 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from core.database import db_now, insert_new
+from core.errors import PawlensError
 from core.jobs import events
 from core.jobs.ids import new_id
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Blob, Image, Job, Method
+from core.jobs.tables import Blob, IdempotencyKey, Image, Job, Method
 
 
 @dataclass(frozen=True)
@@ -41,18 +46,83 @@ class Submission:
     metadata: dict[str, Any] = field(default_factory=dict)
     owner: str | None = None
     correlation_id: str | None = None
+    webhook_url: str | None = None
+    webhook_events: list[str] | None = None  # None: every end
 
     def __post_init__(self) -> None:
         if (self.picture is None) == (self.url is None):
             raise ValueError("a submission has either a picture or a URL")
 
 
-def submit(session: Session, submission: Submission, *, max_attempts: int) -> str:
+@dataclass(frozen=True)
+class Idempotency:
+    """A client's name for one request, and the SHA-256 of what the request asks for."""
+
+    key: str
+    request_sha256: str
+
+
+class IdempotencyKeyReused(PawlensError):
+    status, code, title = 422, "idempotency_key_reused", "Idempotency key reused"
+
+
+def submit_once(
+    session: Session, submission: Submission, once: Idempotency, *, max_attempts: int
+) -> tuple[str, bool]:
+    """As :func:`submit`, unless an equal request of the same owner has used the key: then that one's job.
+
+    Returns the job's id and whether it was there before. Of two at the same instant the second waits for the
+    first to commit, here on the key, and on SQLite already for its turn to write.
+
+    Raises:
+        IdempotencyKeyReused: the key was used for another request.
+    """
+    job_id = new_id("job")
+    row = {
+        "owner": submission.owner or "",
+        "key": once.key,
+        "request_sha256": once.request_sha256,
+        "subject_id": job_id,
+    }
+    while True:
+        insert_new(session, IdempotencyKey.__table__, [row])  # type: ignore[arg-type]
+        made = made_before(session, once, owner=submission.owner)
+        if made is not None:  # None: another's was there and has been deleted since
+            break
+    if made != job_id:
+        return made, True
+    return submit(session, submission, max_attempts=max_attempts, job_id=job_id), False
+
+
+def made_before(session: Session, once: Idempotency, *, owner: str | None) -> str | None:
+    """What this very request has made already, or None when it is new.
+
+    Raises:
+        IdempotencyKeyReused: the key was used for another request.
+    """
+    used = session.execute(
+        select(IdempotencyKey.subject_id, IdempotencyKey.request_sha256).where(
+            IdempotencyKey.owner == (owner or ""), IdempotencyKey.key == once.key
+        )
+    ).first()
+    if used is None:
+        return None
+    subject_id, request_sha256 = used
+    if request_sha256 != once.request_sha256:
+        raise IdempotencyKeyReused(
+            f"This Idempotency-Key was used for another request, which made {subject_id}. "
+            "Send a new key with a new request, and the same key only to repeat a request as it was.",
+            subject_id=subject_id,
+        )
+    return str(subject_id)
+
+
+def submit(session: Session, submission: Submission, *, max_attempts: int, job_id: str | None = None) -> str:
     """Write the job and return its id. It exists once the caller has committed."""
     queue = Queue.EXPLAIN if submission.methods else Queue.PREDICT
     image = None if submission.picture is None else store_picture(session, submission.picture)
     state = JobState.FETCHING if image is None else JobState.QUEUED
-    job_id = new_id("job")
+    job_id = job_id or new_id("job")
     deadline = submission.deadline_seconds
     session.execute(
         insert(Job).values(
@@ -68,6 +138,8 @@ def submit(session: Session, submission: Submission, *, max_attempts: int) -> st
             options=submission.options,
             source_url=submission.url,
             image_sha256=image,
+            webhook_url=submission.webhook_url,
+            webhook_events=submission.webhook_events,
             deadline_at=None if deadline is None else db_now(deadline),
             max_attempts=max_attempts,
             event_seq=1,
@@ -96,7 +168,15 @@ def store_picture(session: Session, picture: Picture) -> str:
 
 
 def store_blob(session: Session, data: bytes) -> str:
-    """Keep the bytes unless they are there already; return their SHA-256 in hexadecimal."""
+    """Keep the bytes unless they are there already; return their SHA-256 in hexadecimal.
+
+    Whether new or found, they stay until the caller's transaction has ended: a lock on the row keeps
+    :mod:`core.jobs.retention` away, until what refers to them is committed.
+    """
     digest = hashlib.sha256(data).hexdigest()
-    insert_new(session, Blob.__table__, [{"sha256": digest, "size": len(data), "data": data}])  # type: ignore[arg-type]
-    return digest
+    row = {"sha256": digest, "size": len(data), "data": data}
+    held = select(Blob.sha256).where(Blob.sha256 == digest).with_for_update(read=True, key_share=True)
+    while True:
+        insert_new(session, Blob.__table__, [row])  # type: ignore[arg-type]
+        if session.scalar(held) is not None:  # None: it was there, and was removed before it could be locked
+            return digest

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
-from core.jobs import events
+from core.jobs import events, webhooks
 from core.jobs.states import LEASED, MOVES, JobState, MethodState, Queue
 from core.jobs.tables import Job, Method
 
@@ -29,6 +29,9 @@ class Moved(NamedTuple):
     event_seq: int
     batch_id: str | None
     queue: Queue
+
+
+_MOVED = (Job.id, Job.attempt, Job.event_seq, Job.batch_id, Job.queue)
 
 
 def move(
@@ -44,7 +47,8 @@ def move(
     """Move every job in ``source`` that meets ``where`` to the state ``to``; return those that were moved.
 
     Final states get ``finished_at``; leaving a leased state for one without a lease drops the lease, unless
-    ``values`` say otherwise. ``event`` is logged for each with ``data`` and the new status.
+    ``values`` say otherwise. ``event`` is logged for each with ``data`` and the new status; a final one is
+    also written for the webhooks that want it.
     """
     if to not in MOVES.get(source, frozenset()):
         raise ValueError(f"a job never moves from {source} to {to}")
@@ -57,15 +61,17 @@ def move(
         update(Job)
         .where(Job.state == source, *where)
         .values(**changes | values)
-        .returning(Job.id, Job.attempt, Job.event_seq, Job.batch_id, Job.queue)
+        .returning(*_MOVED, *(webhooks.OF_ENDED if to.is_final else ()))
         .execution_options(synchronize_session=False)
     ).all()
-    moved = [Moved(*row) for row in rows]
+    moved = [Moved(*row[: len(_MOVED)]) for row in rows]
     details = data if callable(data) else lambda _job: data or {}
     events.append(
         session,
         (events.NewEvent(job.id, job.event_seq, event, {"status": to, **details(job)}) for job in moved),
     )
+    if to.is_final:
+        webhooks.notify_of_ended(session, event, rows)
     explained = [job.id for job in moved if job.queue is Queue.EXPLAIN]
     if to.is_final and explained:
         _end_methods(session, explained, to)

@@ -158,14 +158,39 @@ def test_a_retry_after_of_hours_is_told_at_once() -> None:
 
 
 @pytest.mark.usefixtures("three_attempts")
-def test_a_broken_connection_is_tried_again_for_get_but_not_for_post() -> None:
+def test_a_broken_connection_is_tried_again_where_that_does_no_harm() -> None:
     with hanging_up() as (address, heard), PawlensClient(address) as client:
         with pytest.raises(NoServer):
-            client.submit(b"picture")  # the job may have been made
+            client.cancel(ID)  # it may have been done
         assert len(heard) == 1
         with pytest.raises(NoServer):
             client.model()
         assert len(heard) == 1 + 3
+        with pytest.raises(NoServer):
+            client.submit(b"picture")
+        assert len(heard) == 1 + 3 + 3
+        keys = {line for part in heard for line in part.split(b"\r\n") if line.startswith(b"Idempotency-Key")}
+        assert len(keys) == 1  # the server knows the second and third as the first
+
+
+def test_every_submit_has_a_key_of_its_own() -> None:
+    with (
+        serve({"POST /v1/jobs": [JSONResponse(job(), 202)]}) as server,
+        PawlensClient(server.address) as client,
+    ):
+        client.submit(b"bytes")
+        client.submit(b"bytes")
+    keys = [asked.headers["idempotency-key"] for asked in server.asked]
+    assert len(set(keys)) == 2
+
+
+def test_delete() -> None:
+    with (
+        serve({f"DELETE /v1/jobs/{ID}": [Response(status_code=204)]}) as server,
+        PawlensClient(server.address) as client,
+    ):
+        client.delete(ID)
+    assert server.count(f"DELETE /v1/jobs/{ID}") == 1
 
 
 @pytest.mark.usefixtures("three_attempts")

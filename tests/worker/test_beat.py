@@ -17,10 +17,12 @@ from core.broker import BrokerProbe, BrokerUnavailable, publish
 from core.database import Database, db_now
 from core.errors import ServiceUnavailable
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Worker
+from core.jobs.submit import store_blob
+from core.jobs.tables import Blob, IdempotencyKey, Job, Worker
 from core.settings import Settings
-from tests.core.jobs.steps import end_lease, job, running, set_columns, submitted
+from tests.core.jobs.steps import end_lease, ended, job, running, set_columns, submitted
 from tests.processes import eventually
+from worker import beat
 from worker.beat import FORGET_WORKERS_SECONDS, Duty, Maintenance
 from worker.leases import LeaseKeeper
 
@@ -113,6 +115,66 @@ def test_forget_removes_workers_that_have_long_been_silent(
     maintenance.forget_workers()
     with database.read() as session:
         assert session.scalars(select(Worker.id)).all() == ["io@young"]
+
+
+class TestRemoval:
+    def test_old_jobs_go_and_their_files_with_them(
+        self, maintenance: Maintenance, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(beat, "REMOVE_JOBS", 2)
+        for _ in range(5):
+            old = ended(database, JobState.SUCCEEDED)
+            set_columns(database, old.job_id, finished_at=db_now(-7 * 86_400 - 60))
+        young = ended(database, JobState.SUCCEEDED)
+        set_columns(database, young.job_id, finished_at=db_now(-7 * 86_400 + 60))
+        maintenance.remove_old_jobs()
+        with database.read() as session:
+            assert session.scalars(select(Job.id)).all() == [young.job_id]
+
+    def test_what_takes_too_long_goes_on_the_next_time(
+        self, maintenance: Maintenance, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(beat, "REMOVE_JOBS", 1)
+        monkeypatch.setattr(beat, "REMOVE_SECONDS", 0)
+        for _ in range(3):
+            set_columns(database, ended(database, JobState.FAILED).job_id, finished_at=db_now(-1e7))
+        left = []
+        for _ in range(3):
+            maintenance.remove_old_jobs()
+            with database.read() as session:
+                left.append(len(session.scalars(select(Job.id)).all()))
+        assert left == [2, 1, 0]
+
+    def test_zero_days_keep_jobs_for_ever(
+        self, settings: Settings, database: Database, probe: BrokerProbe
+    ) -> None:
+        forever = Maintenance(settings.model_copy(update={"retention_days": 0}), database, probe)
+        claim = ended(database, JobState.SUCCEEDED)
+        set_columns(database, claim.job_id, finished_at=db_now(-1e9))
+        forever.remove_old_jobs()
+        assert job(database, claim.job_id).state is JobState.SUCCEEDED
+
+    def test_orphans_go_however_many_there_are(self, maintenance: Maintenance, database: Database) -> None:
+        kept = submitted(database)
+        for _ in range(2):  # it begins again when it has come to the end
+            with database.write() as session:
+                for i in range(450):
+                    store_blob(session, b"stray %d" % i)
+            maintenance.remove_orphans()
+            with database.read() as session:
+                assert session.scalars(select(Blob.sha256)).all() == [job(database, kept).image_sha256]
+
+    def test_old_keys_go(self, maintenance: Maintenance, database: Database) -> None:
+        with database.write() as session:
+            for age, key in ((25, "old"), (23, "young")):
+                session.add(
+                    IdempotencyKey(
+                        owner="", key=key, request_sha256="", subject_id="", created_at=db_now(-age * 3600)
+                    )
+                )
+        maintenance.forget_keys()
+        with database.read() as session:
+            assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
 
 
 def comes_to(database: Database, job_id: str, state: JobState) -> None:

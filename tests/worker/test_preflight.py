@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from core import keys
+from core.database import Database
 from core.settings import Settings
 from worker.preflight import Refusal, check_exposure, check_weights, listen, prepare_data_dir, sole_owner
 
@@ -18,11 +20,37 @@ def test_loopback_is_open(host: str) -> None:
     check_exposure(Settings(host=host))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "pawlens.example"])
-def test_other_addresses_need_no_auth_in_so_many_words(host: str) -> None:
-    with pytest.raises(Refusal, match=r"no API keys yet.*--no-auth"):
-        check_exposure(Settings(host=host))
-    check_exposure(Settings(host=host, no_auth=True))
+OTHER_ADDRESSES = ["0.0.0.0", "::", "192.168.1.7", "pawlens.example"]
+
+
+@pytest.mark.parametrize("host", OTHER_ADDRESSES)
+def test_other_addresses_need_a_key_or_no_auth(host: str, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"pawlens keys create NAME.*--no-auth"):
+        check_exposure(Settings(host=host, data_dir=tmp_path / "none"))
+    assert list(tmp_path.iterdir()) == []  # looking made nothing
+    check_exposure(Settings(host=host, data_dir=tmp_path / "none", no_auth=True))
+
+
+def test_a_key_in_force_is_enough(database_url: str) -> None:
+    settings = Settings(host="0.0.0.0", database_url=database_url)
+    database = Database(settings.database)
+    with pytest.raises(Refusal, match="there is no API key"):
+        check_exposure(settings)
+    with database.write() as session:
+        keys.create(session, "me")
+    check_exposure(settings)
+    with database.write() as session:
+        keys.revoke(session, "me")
+    with pytest.raises(Refusal, match="there is no API key"):
+        check_exposure(settings)
+    database.dispose()
+
+
+def test_a_database_that_does_not_tell(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("This is no database." * 100)
+    for url in (f"sqlite:///{tmp_path / 'text.db'}", "postgresql://nobody@127.0.0.1:9/none"):
+        with pytest.raises(Refusal, match=r"cannot be seen, because the database cannot be read \(.+\)"):
+            check_exposure(Settings(host="0.0.0.0", database_url=url))
 
 
 def test_the_shipped_weights_pass() -> None:

@@ -1,0 +1,52 @@
+"""The header Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): a POST that may be sent twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from starlette.requests import Request
+
+from api.submissions import Asked, JobFields
+from core.errors import InvalidRequest
+from core.jobs.submit import Idempotency
+
+HEADER = "Idempotency-Key"
+DESCRIPTION = (
+    "A name for this request, of up to 255 printable ASCII characters, bare or quoted. Sent again within "
+    "24 hours, the same request with the same key makes no second job: the answer is the first one's job as "
+    "it is then, with `Idempotent-Replayed: true`. Another request with the key is refused with 422."
+)
+ANSWER_HEADERS: dict[str, Any] = {
+    "Idempotent-Replayed": {
+        "description": "`true` when this very request was sent before; absent otherwise.",
+        "schema": {"type": "string", "const": "true"},
+    }
+}
+
+_KEY = re.compile("[ -~]{1,255}")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+
+
+def named(request: Request, asked: Asked) -> Idempotency | None:
+    """The request's key with a digest of what was asked, or None without the header.
+
+    The digest is of the request as it was understood, so that neither a form's boundary nor the order of its
+    fields makes it another one. The key may be quoted, as the draft has it (a String of RFC 9651), or bare.
+
+    Raises:
+        InvalidRequest: the key is empty, too long, or has other than printable ASCII characters.
+    """
+    sent = request.headers.get(HEADER)
+    if sent is None:
+        return None
+    quoted = _QUOTED.fullmatch(sent)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else sent
+    if not _KEY.fullmatch(key):
+        raise InvalidRequest(f"{HEADER}: send 1 to 255 printable ASCII characters, a UUID for example.")
+    fields = asked.fields.model_dump(mode="json", include=set(JobFields.model_fields))
+    picture = None if asked.data is None else hashlib.sha256(asked.data).hexdigest()
+    understood = [request.method, request.url.path, fields, asked.url, asked.name, picture]
+    return Idempotency(key, hashlib.sha256(json.dumps(understood, sort_keys=True).encode()).hexdigest())

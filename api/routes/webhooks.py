@@ -1,0 +1,181 @@
+"""``/v1/webhooks`` and ``/v1/deliveries``: receivers, their secrets, and what became of each delivery."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api.auth import OwnerDep
+from api.openapi import problems
+from api.service import Service, ServiceDep
+from api.submissions import check_receiver
+from api.webhook_schemas import (
+    DeliveryOut,
+    DeliveryPage,
+    SecretOut,
+    WebhookList,
+    WebhookOut,
+    WebhookRequest,
+    WebhookWithSecret,
+)
+from core.errors import InvalidRequest
+from core.jobs import delivery_log, webhooks
+from core.jobs.states import Queue
+
+router = APIRouter(prefix="/v1", tags=["webhooks"])
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")]
+
+
+@router.post(
+    "/webhooks", status_code=201, response_model=WebhookWithSecret, responses=problems(409, 413, 422, 503)
+)
+def create_webhook(
+    request: WebhookRequest, response: Response, service: ServiceDep, owner: OwnerDep
+) -> WebhookWithSecret:
+    """Register a receiver. Its secret is in this answer and in no other."""
+    url = check_receiver(request.url, service.settings)
+    with service.database.write() as session:
+        endpoint = webhooks.create_endpoint(session, url, owner=owner, events=request.events)
+        created = WebhookWithSecret.of(endpoint)
+    response.headers["Location"] = f"/v1/webhooks/{created.id}"
+    return created
+
+
+@router.get("/webhooks", response_model=WebhookList, responses=problems(503))
+def list_webhooks(service: ServiceDep, owner: OwnerDep) -> WebhookList:
+    """Every registered receiver, the newest first."""
+    with service.database.read() as session:
+        found = webhooks.endpoints(session, owner=owner)
+        return WebhookList(webhooks=[WebhookOut.of(endpoint) for endpoint in found])
+
+
+@router.get("/webhooks/secret", response_model=SecretOut, responses=problems(503))
+def get_secret(service: ServiceDep, owner: OwnerDep) -> SecretOut:
+    """The secret that signs what is sent to the `webhook_url` of your jobs."""
+    with service.database.write() as session:
+        return SecretOut.of(webhooks.own_secret(session, owner))
+
+
+@router.post("/webhooks/secret/rotate", response_model=SecretOut, responses=problems(503))
+def rotate_secret(service: ServiceDep, owner: OwnerDep) -> SecretOut:
+    """Renew the secret of your jobs' `webhook_url`; the old one signs beside it for 24 hours."""
+    with service.database.write() as session:
+        return SecretOut.of(webhooks.own_secret(session, owner, renew=True))
+
+
+@router.get("/webhooks/{webhook_id}", response_model=WebhookOut, responses=problems(404, 422, 503))
+def get_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> WebhookOut:
+    """One receiver, and whether it works."""
+    with service.database.read() as session:
+        return WebhookOut.of(webhooks.get_endpoint(session, webhook_id, owner=owner))
+
+
+@router.delete("/webhooks/{webhook_id}", status_code=204, responses=problems(404, 422, 503))
+def delete_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> None:
+    """Remove a receiver, with what still waits for it and with its log."""
+    with service.database.write() as session:
+        webhooks.delete_endpoint(session, webhook_id, owner=owner)
+
+
+@router.post(
+    "/webhooks/{webhook_id}/rotate", response_model=WebhookWithSecret, responses=problems(404, 422, 503)
+)
+def rotate_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> WebhookWithSecret:
+    """Give it a new secret, shown once; the old one signs beside it for 24 hours."""
+    with service.database.write() as session:
+        return WebhookWithSecret.of(webhooks.rotate(session, webhook_id, owner=owner))
+
+
+@router.post("/webhooks/{webhook_id}/enable", response_model=WebhookOut, responses=problems(404, 422, 503))
+def enable_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> WebhookOut:
+    """Send to a disabled receiver again what ends from now on. What it missed can be redelivered."""
+    with service.database.write() as session:
+        return WebhookOut.of(webhooks.enable_endpoint(session, webhook_id, owner=owner))
+
+
+@router.post(
+    "/webhooks/{webhook_id}/test",
+    status_code=202,
+    response_model=DeliveryOut,
+    responses=problems(404, 409, 422, 503),
+)
+def test_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> DeliveryOut:
+    """Send it an event of the type `webhook.test`, whatever its filter."""
+    with service.database.write() as session:
+        delivery_id = delivery_log.ping(session, webhook_id, owner=owner)
+    service.hints.note(Queue.IO)
+    return _delivery(service, delivery_id)
+
+
+@router.get(
+    "/webhooks/{webhook_id}/deliveries", response_model=DeliveryPage, responses=problems(404, 422, 503)
+)
+def list_webhook_deliveries(
+    webhook_id: str, service: ServiceDep, owner: OwnerDep, limit: Limit = 20, cursor: Cursor = None
+) -> DeliveryPage:
+    """What was and will be sent to it, the newest first, with every attempt."""
+    with service.database.read() as session:
+        webhooks.get_endpoint(session, webhook_id, owner=owner)
+        records = delivery_log.list_deliveries(
+            session, owner=owner, endpoint_id=webhook_id, before=_before(cursor), limit=limit + 1
+        )
+    return _page(records, limit)
+
+
+@router.get("/deliveries", response_model=DeliveryPage, responses=problems(422, 503))
+def list_deliveries(
+    service: ServiceDep,
+    owner: OwnerDep,
+    job_id: Annotated[str | None, Query(max_length=48)] = None,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> DeliveryPage:
+    """Deliveries to all receivers, also to the `webhook_url` of jobs; of one job, if you say which."""
+    with service.database.read() as session:
+        records = delivery_log.list_deliveries(
+            session, owner=owner, subject_id=job_id, before=_before(cursor), limit=limit + 1
+        )
+    return _page(records, limit)
+
+
+@router.get("/deliveries/{delivery_id}", response_model=DeliveryOut, responses=problems(404, 422, 503))
+def get_delivery(delivery_id: str, service: ServiceDep, owner: OwnerDep) -> DeliveryOut:
+    """One delivery with every attempt."""
+    with service.database.read() as session:
+        return DeliveryOut.of(delivery_log.get_delivery(session, delivery_id, owner=owner))
+
+
+@router.post(
+    "/deliveries/{delivery_id}/redeliver",
+    status_code=202,
+    response_model=DeliveryOut,
+    responses=problems(404, 409, 422, 503),
+)
+def redeliver(delivery_id: str, service: ServiceDep, owner: OwnerDep) -> DeliveryOut:
+    """Send it again now, with the same `webhook-id` and body, whatever became of it before."""
+    with service.database.write() as session:
+        delivery_log.redeliver(session, delivery_id, owner=owner)
+    service.hints.note(Queue.IO)
+    return _delivery(service, delivery_id)
+
+
+def _delivery(service: Service, delivery_id: str) -> DeliveryOut:
+    with service.database.read() as session:
+        return DeliveryOut.of(delivery_log.get_delivery(session, delivery_id))
+
+
+def _before(cursor: str | None) -> str | None:
+    if cursor is not None and not re.fullmatch(r"msg_[0-9a-f]{32}", cursor):
+        raise InvalidRequest(
+            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
+        )
+    return cursor
+
+
+def _page(records: list[delivery_log.DeliveryRecord], limit: int) -> DeliveryPage:
+    shown = [DeliveryOut.of(record) for record in records[:limit]]
+    return DeliveryPage(deliveries=shown, next_cursor=shown[-1].id if len(records) > limit else None)

@@ -1,0 +1,168 @@
+"""Sending webhook deliveries. Runs on ``io`` workers, so that no receiver ever holds up a model worker."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+
+import httpx
+
+from core.database import Database
+from core.errors import UrlBlocked
+from core.jobs import deliveries, signatures
+from core.jobs.deliveries import Claim, Outcome
+from core.jobs.states import DeliveryState
+from core.logs import log_context
+from core.network import GuardedTransport, Resolve, system_resolver
+from core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""Of the answer's body, which says nothing to us; reading some of it lets the receiver finish in peace."""
+LEASE_MARGIN_SECONDS = 30.0
+"""Beyond the timeout, for writing down what came of the attempt."""
+
+
+class WebhookSender:
+    """Sends what is due, a few at a time whatever the number of hints, and fewer still to one receiver."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        stopping: threading.Event,
+        *,
+        resolve: Resolve = system_resolver,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._stopping = stopping
+        self._resolve = resolve
+        self._places = threading.BoundedSemaphore(settings.webhook_concurrency)
+        self._lock = threading.Lock()
+        self._busy: Counter[str] = Counter()  # deliveries under way, by origin
+
+    def drain(self) -> None:
+        """Send one after the other until none is left. Returns at once when enough threads do so."""
+        if not self._places.acquire(blocking=False):
+            return
+        try:
+            while not self._stopping.is_set() and (claim := self._claim()):
+                try:
+                    with log_context(job=claim.subject_id):
+                        self._deliver(claim)
+                finally:
+                    self._leave(origin(claim.url))
+        finally:
+            self._places.release()
+
+    def _claim(self) -> Claim | None:
+        # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
+        with self._database.read() as session:
+            if not deliveries.ready(session, at_most=1):
+                return None
+        with self._lock:  # so that two threads do not both take a receiver's last place
+            at_most = self._settings.webhook_concurrency_per_receiver
+            full = [busy for busy, count in self._busy.items() if count >= at_most]
+            with self._database.write() as session:
+                lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
+                claim = deliveries.claim(session, lease_seconds=lease, except_origins=full)
+            if claim is not None:
+                self._busy[origin(claim.url)] += 1
+        return claim
+
+    def _leave(self, receiver: str) -> None:
+        with self._lock:
+            self._busy[receiver] -= 1
+            if not self._busy[receiver]:
+                del self._busy[receiver]
+
+    def _deliver(self, claim: Claim) -> None:
+        outcome = self._send(claim)
+        state = self._database.write_until(
+            lambda session: deliveries.record(session, claim, outcome),
+            give_up_after=LEASE_MARGIN_SECONDS,
+        )
+        level = logging.INFO if state is DeliveryState.DELIVERED else logging.WARNING
+        fields = {
+            "delivery": claim.id,
+            "event": claim.event_type,
+            "endpoint": claim.endpoint_id,
+            "attempt": claim.attempt,
+            "status": outcome.status_code,
+            "error": outcome.error,
+            "seconds": round(outcome.seconds, 3),
+        }
+        logger.log(level, "webhook %s", state or "dropped: it is another sender's", extra=fields)
+
+    def _send(self, claim: Claim) -> Outcome:
+        """One POST, redirects not followed, all of it within the timeout."""
+        settings, started = self._settings, time.monotonic()
+        status: int | None = None
+        retry_after: float | None = None
+        error: str | None = None
+        try:
+            # No httpx.Client around the transport: it would parse Location, keep cookies and log whole URLs.
+            with (
+                GuardedTransport(
+                    timeout=settings.webhook_timeout_seconds,
+                    allow_private=settings.allow_private_network,
+                    resolve=self._resolve,
+                ) as transport,
+                contextlib.closing(transport.handle_request(_request(claim))) as response,
+            ):
+                status = response.status_code
+                retry_after = _retry_after(response, claim)
+                _read_some(response.iter_raw())
+        except UrlBlocked as refusal:
+            error = refusal.detail
+        except httpx.TimeoutException:
+            error = f"No complete answer within {settings.webhook_timeout_seconds:g} seconds."
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as trouble:
+            error = f"{type(trouble).__name__}: {trouble}"[:500]
+        except Exception:  # the delivery must not stay under a lease for a reason of ours
+            logger.exception("sending failed for a reason of our own")
+            error = "The sender met an error of its own."
+        if error is None and status is not None and not 200 <= status < 300:
+            redirect = " Redirects are not followed." if 300 <= status < 400 else ""
+            error = f"The receiver answered with status {status}, not 2xx.{redirect}"
+        return Outcome(status, time.monotonic() - started, error, retry_after)
+
+
+def origin(url: str) -> str:
+    """Where a URL leads, as the beginning that it has in common with all that lead there."""
+    parsed = httpx.URL(url)
+    return f"{parsed.scheme}://{parsed.netloc.decode('ascii')}/"
+
+
+def _request(claim: Claim) -> httpx.Request:
+    body = claim.payload.encode()
+    signed = signatures.headers(claim.secrets, claim.id, int(claim.now.timestamp()), body)
+    plain = {"Content-Type": "application/json", "User-Agent": f"Pawlens/{version('pawlens')}"}
+    return httpx.Request("POST", claim.url, headers=plain | signed, content=body)
+
+
+def _read_some(chunks: Iterator[bytes]) -> None:
+    left = MAX_ANSWER_BYTES
+    for chunk in chunks:
+        left -= len(chunk)
+        if left <= 0:
+            return
+
+
+def _retry_after(response: httpx.Response, claim: Claim) -> float | None:
+    """Seconds, from either form that the header has (RFC 9110, section 10.2.3); None when it has another."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdecimal() and value.isascii():
+        return float(value[:12])
+    try:
+        return max((parsedate_to_datetime(value) - claim.now).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # TypeError: a date without a zone
+        return None
