@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from core.vision.folding import fold_batchnorm
 from core.vision.resnet import ResNet
@@ -46,3 +47,39 @@ def test_a_dead_channel_with_tiny_variance_folds_exactly() -> None:
 def test_folding_twice_is_refused() -> None:
     with pytest.raises(TypeError, match="folded before"):
         fold_batchnorm(fold_batchnorm(ResNet((1, 1, 1, 1))))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_operators_compute_the_same_and_only_without_gradient(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(2)
+    network = ResNet((2, 1, 1, 1))
+    randomise(network)
+    folded = fold_batchnorm(network.eval()).to(dtype)
+    pictures = torch.randn(2, 3, 64, 64, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    expected = dict(folded.features(pictures.clone().requires_grad_(True)))
+    assert all(output.grad_fn is not None for output in expected.values())
+    with torch.inference_mode():
+        before = pictures.clone()
+        fused = folded.features(pictures)
+        assert torch.equal(pictures, before)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    for name, output in fused:
+        # All outputs are still there at the end: none was written over by the block that follows.
+        torch.testing.assert_close(output, expected[name].detach(), rtol=tolerance, atol=tolerance)
+        assert output.is_contiguous(memory_format=torch.channels_last)
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with torch.inference_mode():
+        for name, output in folded.features(pictures):
+            torch.testing.assert_close(output, expected[name].detach(), rtol=tolerance, atol=tolerance)
+
+
+def test_fused_operators_are_used_where_this_machine_has_them() -> None:
+    folded = fold_batchnorm(ResNet((1, 1, 1, 1)).eval())
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU]) as profiled:
+        folded(torch.randn(1, 3, 64, 64))
+    called = {event.key for event in profiled.key_averages()}
+    has_them: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    assert ("mkldnn::_convolution_pointwise" in called) == has_them

@@ -1,0 +1,74 @@
+"""How much arithmetic something is, and how fast this machine can do arithmetic at all."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import conv_flop_count, flop_registry
+
+from tests.benchmarks.report import Times
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_SIDE = 2048
+
+
+class Work(TorchDispatchMode):
+    """Counts the floating-point operations of convolutions and matrix products, forward and backward, by
+    (precision, "forward" or "gradient"). A multiplication and an addition are two."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: Counter[tuple[str, str]] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = func._overloadpacket
+        if packet is torch.ops.mkldnn._convolution_pointwise:  # the fused ones of core.vision.folding
+            weight = args[2 if func._overloadname == "binary" else 1]
+            self._add(args[0], "forward", conv_flop_count(list(args[0].shape), weight.shape, out.shape))
+        elif (count := flop_registry.get(packet)) is not None:
+            phase = "gradient" if "backward" in packet.__name__ else "forward"
+            first = next(tensor for tensor in args if isinstance(tensor, torch.Tensor))
+            self._add(first, phase, count(*args, **(kwargs or {}), out_val=out))
+        return out
+
+    def _add(self, first: torch.Tensor, phase: str, count: int) -> None:
+        names = {dtype: name for name, dtype in PRECISIONS.items()}
+        self.flops[names[first.dtype], phase] += count
+
+
+def work_of(run: Callable[[], Any]) -> Counter[tuple[str, str]]:
+    """Of one run: (precision, phase) -> floating-point operations."""
+    with Work() as work:
+        run()
+    flops: Counter[tuple[str, str]] = work.flops
+    return flops
+
+
+class Peak:
+    """The rate of a large matrix product in each precision, taken once a round: nothing that this machine
+    computes with the same library can be much faster."""
+
+    def __init__(self) -> None:
+        self._times = {name: Times() for name in PRECISIONS}
+        self._factors = {name: torch.randn(_SIDE, _SIDE).to(dtype) for name, dtype in PRECISIONS.items()}
+
+    def take(self) -> None:
+        for name, factor in self._factors.items():
+            for _ in range(4):  # the first of a round also wakes the processor
+                self._times[name].take(functools.partial(torch.mm, factor, factor))
+
+    def rate(self, precision: str) -> float:
+        """Floating-point operations a second."""
+        return 2 * _SIDE**3 / self._times[precision].least
+
+    def seconds(self, flops: Counter[tuple[str, str]]) -> float:
+        """What so much work takes at the peak of its precision."""
+        return sum(count / self.rate(precision) for (precision, _), count in flops.items())
