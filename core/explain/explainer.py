@@ -54,11 +54,12 @@ class Explainer:
         self.original: ResNet = engine.network
         self.exact = fold_batchnorm(engine.network).requires_grad_(False)
         self.fast = self.exact
+        # Predictions from the same weights: the engine's own copy of them would be 85 to 170 MB for nothing.
+        engine.forward = _forward(self.exact)
         if engine.report["precision"] == "bf16":
             self.fast = copy.deepcopy(self.exact).to(torch.bfloat16)
             self.fast.fc.float()
-        # Predictions from the same weights: the engine's own copy of them would be 85 to 170 MB for nothing.
-        engine.forward = _forward(self.fast)
+            engine.forward = _forward(self.fast)
         self._judged: tuple[NDArray[np.uint8], Tensor] | None = None
         self.max_batch = min(_LARGEST_CHUNK, engine.max_batch)
         self.max_gradient_batch = min(

@@ -31,6 +31,29 @@ def test_bfloat16_is_offered_only_where_the_engine_uses_it(
     assert dtype_of(fast_explainer.exact) == torch.float32
 
 
+def test_predictions_and_explanations_share_their_weights(
+    fast_explainer: Explainer, picture: NDArray[np.uint8]
+) -> None:
+    expected = fast_explainer.engine.predict([picture])[0].logits
+    fast_explainer.fast.fc.bias.add_(1)
+    moved = fast_explainer.engine.predict([picture])[0].logits
+    assert moved == pytest.approx([logit + 1 for logit in expected], abs=1e-4)
+
+
+def test_the_judgement_of_one_picture_is_not_given_to_another(
+    explainer: Explainer, picture: NDArray[np.uint8]
+) -> None:
+    first = explainer.target(picture, "cat")
+    other = picture[::-1].copy()
+    assert explainer.target(other, "cat").margin != first.margin
+    # Written over in place, it is another picture too.
+    changed = picture.copy()
+    explainer.target(changed)
+    changed[:] = other
+    assert explainer.target(changed, "cat") == explainer.target(other, "cat")
+    assert explainer.target(picture, "dog").margin == pytest.approx(-first.margin, abs=1e-5)
+
+
 def test_chunks_cover_all_in_order_and_are_as_equal_as_can_be(explainer: Explainer) -> None:
     explainer.max_batch = 4
     assert list(explainer.chunks(10, lambda start, stop: (start, stop))) == [(0, 4), (4, 7), (7, 10)]
