@@ -8,6 +8,7 @@ from typing import Annotated
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
+from api.acceptance import Acceptance
 from api.auth import KeyRing
 from api.hints import HintPublisher
 from api.limits import Throughput
@@ -19,7 +20,7 @@ from core.database import Database
 from core.errors import InvalidRequest, InvalidWeights, ServiceUnavailable
 from core.jobs import queries
 from core.jobs.states import Queue
-from core.jobs.submit import Idempotency, made_before, submit, submit_once
+from core.jobs.submit import Idempotency, Submission, made_before
 from core.settings import Settings
 from core.vision.manifest import Manifest, read_manifest
 from core.vision.stand_in import StandInEngine
@@ -36,15 +37,18 @@ class Service:
         self.watcher = Watcher(self.database)
         self.keys = KeyRing(self.database)
         self.throughput = Throughput(self.database, settings.max_queue)
+        self.acceptance = Acceptance(self.database, max_attempts=settings.max_attempts)
         # Pictures being decoded for checking take memory and a core each, so only a few at a time.
         self._doors = CapacityLimiter(8)
 
     def start(self) -> None:
+        self.acceptance.start()
         self.hints.start()
         self.watcher.start()
 
     async def stop(self) -> None:
         await self.watcher.stop()
+        await asyncio.to_thread(self.acceptance.stop)
         await asyncio.to_thread(self.hints.stop)
         self.probe.close()
         self.database.dispose()
@@ -62,27 +66,28 @@ class Service:
         Raises:
             IdempotencyKeyReused: another request has come with this key.
         """
-        return await to_thread.run_sync(self._accept, asked, once, owner, limiter=self._doors)
-
-    def _accept(self, asked: Asked, once: Idempotency | None, owner: str | None) -> tuple[JobOut, bool]:
         if once is not None:  # what was accepted is answered also when nothing new would be
-            with self.database.read() as session:
-                made = made_before(session, once, owner=owner)
+            made = await asyncio.to_thread(self._made_before, once, owner)
             if made is not None:
-                return self.job(made, owner=owner), True
+                return made, True
         queue = Queue.IO if asked.url else Queue.EXPLAIN if asked.fields.methods else Queue.PREDICT
+        submission = await to_thread.run_sync(self._check, asked, queue, owner, limiter=self._doors)
+        accepted = await asyncio.wrap_future(self.acceptance.post(submission, once))
+        if accepted.record is None:
+            return await asyncio.to_thread(self.job, accepted.job_id, owner=owner), True
+        self.hints.note(queue)
+        return self.shown(accepted.record), False
+
+    def _made_before(self, once: Idempotency, owner: str | None) -> JobOut | None:
+        with self.database.read() as session:
+            made = made_before(session, once, owner=owner)
+        return None if made is None else self.job(made, owner=owner)
+
+    def _check(self, asked: Asked, queue: Queue, owner: str | None) -> Submission:
         self.throughput.accept(queue)  # first: a full service had better not decode pictures
         submission = check(asked, self.settings, owner=owner)
         self._check_target(asked.fields.options.target)
-        attempts, replayed = self.settings.max_attempts, False
-        with self.database.write() as session:
-            if once is None:
-                job_id = submit(session, submission, max_attempts=attempts)
-            else:
-                job_id, replayed = submit_once(session, submission, once, max_attempts=attempts)
-        if not replayed:
-            self.hints.note(queue)
-        return self.job(job_id, owner=owner), replayed
+        return submission
 
     def _check_target(self, target: str | None) -> None:
         if target is not None and target not in (labels := self.manifest().labels):

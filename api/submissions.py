@@ -17,7 +17,8 @@ from api.problems import from_validation
 from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, UrlBlocked
 from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
-from core.jobs.submit import Picture, Submission
+from core.jobs.blobs import Picture
+from core.jobs.submit import Submission
 from core.jobs.webhooks import EventType
 from core.logs import correlation_id
 from core.network.urls import check_url

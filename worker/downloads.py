@@ -9,8 +9,8 @@ from core.broker import BrokerUnavailable, publish
 from core.database import Database
 from core.errors import PawlensError, ServiceUnavailable
 from core.jobs import claims, results
+from core.jobs.blobs import Picture
 from core.jobs.claims import Claim, LeaseLost
-from core.jobs.submit import Picture
 from core.logs import log_context
 from core.settings import Settings
 from core.vision import images

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from core.database import db_now
 from core.errors import PawlensError
 from core.jobs import events
+from core.jobs.blobs import store_blob
 from core.jobs.claims import Claim
 from core.jobs.states import MethodState
-from core.jobs.submit import store_blob
 from core.jobs.tables import Artifact, Method
 
 

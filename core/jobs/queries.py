@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -78,7 +78,26 @@ def list_jobs(
     return _records(session, list(session.scalars(query)))
 
 
-def _records(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
+def records_of_new(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
+    """Records of jobs that this very transaction has written, in the order of their ids.
+
+    Those of one queue and priority stand one behind the other in it: one count gives all their places.
+    """
+    lines: dict[tuple[Queue, int], list[Job]] = {}
+    for job in sorted(jobs, key=lambda job: job.id):
+        if job.state is JobState.QUEUED:
+            lines.setdefault((job.queue, job.priority), []).append(job)
+    positions = {
+        job.id: place
+        for line in lines.values()
+        for place, job in enumerate(line, start=_position(session, line[0]))
+    }
+    return _records(session, jobs, positions)
+
+
+def _records(
+    session: Session, jobs: Sequence[Job], positions: Mapping[str, int] | None = None
+) -> list[JobRecord]:
     ids = [job.id for job in jobs]
     pictures = {job.image_sha256 for job in jobs if job.image_sha256}
     images = (
@@ -86,7 +105,8 @@ def _records(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
         if pictures
         else {}
     )
-    positions = _positions(session, [job for job in jobs if job.state is JobState.QUEUED])
+    if positions is None:
+        positions = _positions(session, [job for job in jobs if job.state is JobState.QUEUED])
     explained = [job.id for job in jobs if job.queue is Queue.EXPLAIN]
     methods: dict[str, list[Method]] = {job_id: [] for job_id in ids}
     artifacts: dict[str, list[Artifact]] = {job_id: [] for job_id in ids}

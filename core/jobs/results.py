@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from core.database import db_now
 from core.errors import Conflict, NotFound, PawlensError
 from core.jobs import events
+from core.jobs.blobs import Picture, store_picture
 from core.jobs.claims import Claim, LeaseLost
 from core.jobs.states import JobState, Queue
-from core.jobs.submit import Picture, store_picture
 from core.jobs.tables import Job
 from core.jobs.transitions import move, put_back
 

@@ -5,7 +5,7 @@ that made it. So a blob goes only when nothing refers to it, and that must not c
 removal. On SQLite it cannot, because one transaction writes at a time. On PostgreSQL it is kept by locks:
 
 - Whoever is about to refer to a blob holds a lock on its row until the commit
-  (:func:`core.jobs.submit.store_blob`), or on the method whose blobs it takes over
+  (:func:`core.jobs.blobs.store_blob`), or on the method whose blobs it takes over
   (:func:`core.jobs.explanations.reuse`).
 - Here blobs are locked before the look, passing over those that somebody holds: they are in use, and should
   their user change its mind, :func:`orphans` finds them later. The look is a statement of its own, hence sees

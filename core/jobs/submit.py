@@ -1,4 +1,4 @@
-"""A new job: its picture, its row, its methods and its first event, in the caller's transaction.
+"""New jobs: their pictures, rows, methods and first events, in the caller's transaction.
 
 A request that names itself by an Idempotency-Key makes its job once, however often it is sent
 (draft-ietf-httpapi-idempotency-key-header).
@@ -6,29 +6,20 @@ A request that names itself by an Idempotency-Key makes its job once, however of
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.database import db_now, insert_new
 from core.errors import PawlensError
 from core.jobs import events
+from core.jobs.blobs import Picture, store_pictures
 from core.jobs.ids import new_id
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Blob, IdempotencyKey, Image, Job, Method
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An uploaded picture that was found to be decodable. Width and height after EXIF orientation."""
-
-    data: bytes = field(repr=False)
-    width: int
-    height: int
-    media_type: str
+from core.jobs.tables import IdempotencyKey, Job, Method
 
 
 @dataclass(frozen=True)
@@ -53,6 +44,11 @@ class Submission:
         if (self.picture is None) == (self.url is None):
             raise ValueError("a submission has either a picture or a URL")
 
+    @property
+    def state(self) -> JobState:
+        """That of the new job."""
+        return JobState.FETCHING if self.picture is None else JobState.QUEUED
+
 
 @dataclass(frozen=True)
 class Idempotency:
@@ -66,32 +62,39 @@ class IdempotencyKeyReused(PawlensError):
     status, code, title = 422, "idempotency_key_reused", "Idempotency key reused"
 
 
-def submit_once(
-    session: Session, submission: Submission, once: Idempotency, *, max_attempts: int
-) -> tuple[str, bool]:
-    """As :func:`submit`, unless an equal request of the same owner has used the key: then that one's job.
+@dataclass(frozen=True)
+class Naming:
+    """A new thing's id, and the request that is about to make it."""
 
-    Returns the job's id and whether it was there before. Of two at the same instant the second waits for the
-    first to commit, here on the key, and on SQLite already for its turn to write.
+    subject_id: str
+    once: Idempotency
+    owner: str | None
 
-    Raises:
-        IdempotencyKeyReused: the key was used for another request.
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.owner or "", self.once.key
+
+
+def name_requests(session: Session, namings: Sequence[Naming]) -> list[str | IdempotencyKeyReused]:
+    """For each: what the request has made, which is the new thing's id unless an equal one came before.
+
+    A key that was used for another request gets the refusal instead. Of two at the same instant the second
+    waits for the first to commit, here on the key, and on SQLite already for its turn to write.
     """
-    job_id = new_id("job")
-    row = {
-        "owner": submission.owner or "",
-        "key": once.key,
-        "request_sha256": once.request_sha256,
-        "subject_id": job_id,
-    }
-    while True:
-        insert_new(session, IdempotencyKey.__table__, [row])  # type: ignore[arg-type]
-        made = made_before(session, once, owner=submission.owner)
-        if made is not None:  # None: another's was there and has been deleted since
-            break
-    if made != job_id:
-        return made, True
-    return submit(session, submission, max_attempts=max_attempts, job_id=job_id), False
+    used: dict[tuple[str, str], tuple[str, str]] = {}
+    while missing := {naming.key: naming for naming in reversed(namings) if naming.key not in used}:
+        rows = [
+            {
+                "owner": owner,
+                "key": key,
+                "request_sha256": naming.once.request_sha256,
+                "subject_id": naming.subject_id,
+            }
+            for (owner, key), naming in sorted(missing.items())  # in order: none waits for the other
+        ]
+        insert_new(session, IdempotencyKey.__table__, rows)  # type: ignore[arg-type]
+        used |= _used(session, missing)  # without those that were there and have been deleted since
+    return [_made(used[naming.key], naming.once) for naming in namings]
 
 
 def made_before(session: Session, once: Idempotency, *, owner: str | None) -> str | None:
@@ -100,83 +103,83 @@ def made_before(session: Session, once: Idempotency, *, owner: str | None) -> st
     Raises:
         IdempotencyKeyReused: the key was used for another request.
     """
-    used = session.execute(
-        select(IdempotencyKey.subject_id, IdempotencyKey.request_sha256).where(
-            IdempotencyKey.owner == (owner or ""), IdempotencyKey.key == once.key
-        )
-    ).first()
-    if used is None:
+    key = owner or "", once.key
+    used = _used(session, [key])
+    if key not in used:
         return None
-    subject_id, request_sha256 = used
-    if request_sha256 != once.request_sha256:
-        raise IdempotencyKeyReused(
-            f"This Idempotency-Key was used for another request, which made {subject_id}. "
-            "Send a new key with a new request, and the same key only to repeat a request as it was.",
-            subject_id=subject_id,
+    made = _made(used[key], once)
+    if isinstance(made, IdempotencyKeyReused):
+        raise made
+    return made
+
+
+def _used(session: Session, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Of each key that is in use: what it made, and the SHA-256 of the request."""
+    columns = IdempotencyKey.owner, IdempotencyKey.key
+    found = session.execute(
+        select(*columns, IdempotencyKey.subject_id, IdempotencyKey.request_sha256).where(
+            tuple_(*columns).in_(list(keys))
         )
-    return str(subject_id)
+    )
+    return {(owner, key): (subject_id, sha256) for owner, key, subject_id, sha256 in found}
+
+
+def _made(used: tuple[str, str], once: Idempotency) -> str | IdempotencyKeyReused:
+    subject_id, request_sha256 = used
+    if request_sha256 == once.request_sha256:
+        return subject_id
+    return IdempotencyKeyReused(
+        f"This Idempotency-Key was used for another request, which made {subject_id}. "
+        "Send a new key with a new request, and the same key only to repeat a request as it was.",
+        subject_id=subject_id,
+    )
 
 
 def submit(session: Session, submission: Submission, *, max_attempts: int, job_id: str | None = None) -> str:
     """Write the job and return its id. It exists once the caller has committed."""
-    queue = Queue.EXPLAIN if submission.methods else Queue.PREDICT
-    image = None if submission.picture is None else store_picture(session, submission.picture)
-    state = JobState.FETCHING if image is None else JobState.QUEUED
     job_id = job_id or new_id("job")
-    deadline = submission.deadline_seconds
-    session.execute(
-        insert(Job).values(
-            id=job_id,
-            state=state,
-            queue=queue,
-            priority=submission.priority,
-            owner=submission.owner,
-            correlation_id=submission.correlation_id,
-            name=submission.name,
-            custom_id=submission.custom_id,
-            meta=submission.metadata,
-            options=submission.options,
-            source_url=submission.url,
-            image_sha256=image,
-            webhook_url=submission.webhook_url,
-            webhook_events=submission.webhook_events,
-            deadline_at=None if deadline is None else db_now(deadline),
-            max_attempts=max_attempts,
-            event_seq=1,
-        )
-    )
-    if submission.methods:
-        session.execute(
-            insert(Method),
-            [{"job_id": job_id, "name": name, "position": i} for i, name in enumerate(submission.methods)],
-        )
-    events.append(session, [events.NewEvent(job_id, 1, "job.created", {"status": state})])
+    submit_all(session, {job_id: submission}, max_attempts=max_attempts)
     return job_id
 
 
-def store_picture(session: Session, picture: Picture) -> str:
-    """Keep the picture unless the very same bytes are there already; return its SHA-256."""
-    digest = store_blob(session, picture.data)
-    row = {
-        "sha256": digest,
-        "width": picture.width,
-        "height": picture.height,
-        "media_type": picture.media_type,
+def submit_all(session: Session, new: dict[str, Submission], *, max_attempts: int) -> dict[str, Job]:
+    """Write the jobs, by their new ids, and return them as written: six statements however many there are."""
+    store_pictures(session, (wish.picture for wish in new.values() if wish.picture))
+    # A deadline is a time of the database's clock, so that such rows go one by one.
+    plain = [_row(job_id, wish, max_attempts) for job_id, wish in new.items() if not wish.deadline_seconds]
+    made = list(session.scalars(insert(Job).returning(Job), plain)) if plain else []
+    for job_id, wish in new.items():
+        if wish.deadline_seconds:
+            row = _row(job_id, wish, max_attempts) | {"deadline_at": db_now(wish.deadline_seconds)}
+            made += session.scalars(insert(Job).values(row).returning(Job))
+    methods = [
+        {"job_id": job_id, "name": name, "position": position}
+        for job_id, wish in new.items()
+        for position, name in enumerate(wish.methods)
+    ]
+    if methods:
+        session.execute(insert(Method), methods)
+    created = (events.NewEvent(job_id, 1, "job.created", {"status": new[job_id].state}) for job_id in new)
+    events.append(session, created)
+    return {job.id: job for job in made}
+
+
+def _row(job_id: str, wish: Submission, max_attempts: int) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "state": wish.state,
+        "queue": Queue.EXPLAIN if wish.methods else Queue.PREDICT,
+        "priority": wish.priority,
+        "owner": wish.owner,
+        "correlation_id": wish.correlation_id,
+        "name": wish.name,
+        "custom_id": wish.custom_id,
+        "meta": wish.metadata,
+        "options": wish.options,
+        "source_url": wish.url,
+        "image_sha256": None if wish.picture is None else wish.picture.sha256,
+        "webhook_url": wish.webhook_url,
+        "webhook_events": wish.webhook_events,
+        "max_attempts": max_attempts,
+        "event_seq": 1,
     }
-    insert_new(session, Image.__table__, [row])  # type: ignore[arg-type]
-    return digest
-
-
-def store_blob(session: Session, data: bytes) -> str:
-    """Keep the bytes unless they are there already; return their SHA-256 in hexadecimal.
-
-    Whether new or found, they stay until the caller's transaction has ended: a lock on the row keeps
-    :mod:`core.jobs.retention` away, until what refers to them is committed.
-    """
-    digest = hashlib.sha256(data).hexdigest()
-    row = {"sha256": digest, "size": len(data), "data": data}
-    held = select(Blob.sha256).where(Blob.sha256 == digest).with_for_update(read=True, key_share=True)
-    while True:
-        insert_new(session, Blob.__table__, [row])  # type: ignore[arg-type]
-        if session.scalar(held) is not None:  # None: it was there, and was removed before it could be locked
-            return digest

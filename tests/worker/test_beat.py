@@ -16,8 +16,8 @@ from core import database as database_module
 from core.broker import BrokerProbe, BrokerUnavailable, publish
 from core.database import Database, db_now
 from core.errors import ServiceUnavailable
+from core.jobs.blobs import store_blob
 from core.jobs.states import JobState, Queue
-from core.jobs.submit import store_blob
 from core.jobs.tables import Blob, IdempotencyKey, Job, Worker
 from core.settings import Settings
 from tests.core.jobs.steps import end_lease, ended, job, running, set_columns, submitted

@@ -16,8 +16,9 @@ from core.explain.explanation import Explanation
 from core.explain.options import ExplainOptions
 from core.explain.stand_in import CHUNKS, StandInExplainer
 from core.jobs import events, queries, results
+from core.jobs.blobs import Picture
 from core.jobs.states import JobState, MethodState, Queue
-from core.jobs.submit import Picture, Submission, submit
+from core.jobs.submit import Submission, submit
 from core.settings import Settings
 from core.vision.stand_in import StandInEngine
 from worker import explaining

@@ -18,8 +18,8 @@ from core import database as database_module
 from core.database import Database
 from core.errors import DeviceFailed, DeviceOutOfMemory, InvalidImage, ServiceUnavailable
 from core.jobs import rescue, results
+from core.jobs.blobs import Picture
 from core.jobs.states import JobState, Queue
-from core.jobs.submit import Picture
 from core.logs import JsonFormatter
 from core.settings import Settings
 from core.vision.prediction import Prediction

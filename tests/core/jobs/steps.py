@@ -9,9 +9,10 @@ from sqlalchemy import update
 from core.database import Database, db_now
 from core.errors import PawlensError
 from core.jobs import claims, events, results
+from core.jobs.blobs import Picture
 from core.jobs.claims import Claim
 from core.jobs.states import JobState, Queue
-from core.jobs.submit import Picture, Submission, submit
+from core.jobs.submit import Submission, submit
 from core.jobs.tables import Event, Job
 
 PICTURE = Picture(b"the bytes of a picture", width=640, height=480, media_type="image/png")

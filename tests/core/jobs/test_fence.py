@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from core.database import Database
 from core.jobs import claims, events, results
+from core.jobs.blobs import Picture
 from core.jobs.claims import Claim, LeaseLost
 from core.jobs.rescue import rescue
 from core.jobs.states import JobState, Queue
-from core.jobs.submit import Picture
 from core.jobs.tables import Blob
 from tests.core.jobs.steps import RESULT, Lasting, Passing, claimed, end_lease, fetching, job, log, running
 

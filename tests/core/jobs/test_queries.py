@@ -6,9 +6,9 @@ from sqlalchemy import insert
 from core.database import Database, db_now
 from core.errors import NotFound, ServiceUnavailable
 from core.jobs import claims, results
+from core.jobs.blobs import store_blob
 from core.jobs.queries import event_seqs, get_job, list_jobs, picture_of, queue_depths
 from core.jobs.states import JobState, Queue
-from core.jobs.submit import store_blob
 from core.jobs.tables import Artifact, Batch
 from tests.core.jobs.steps import PICTURE, ended, running, set_columns, submitted
 
