@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.training.config import TrainingError
+from core.training.loop import _cut_off
+from core.training.optimise import gradient_scaler
+from core.training.state import State, read_whole, sole_writer, write_whole
+from core.vision.resnet import ResNet
+
+from .conftest import configuration, contents
+
+CPU = torch.device("cpu")
+
+
+def state(tmp_path: Path) -> tuple[State, Any]:
+    config = configuration(tmp_path, tmp_path)
+    config.folder.mkdir(exist_ok=True)
+    return State.around(ResNet((1, 1, 1, 1), 2), config, gradient_scaler("fp32", CPU)), config
+
+
+def test_a_kill_while_writing_leaves_the_file_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.pt"
+    write_whole(path, {"number": 1})
+    save = torch.save
+
+    def killed(content: Any, file: Any) -> None:
+        save(content, file)
+        file.truncate(100)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(path, {"number": 2})
+    assert read_whole(path, CPU) == {"number": 1}
+
+
+def test_it_is_on_the_disk_before_it_takes_the_place_of_the_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    replace, sync = Path.replace, os.fsync
+
+    def synced(file: int) -> None:
+        done.append("sync")
+        sync(file)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append("replace")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", replaced)
+    write_whole(tmp_path / "last.pt", {})
+    assert done == ["sync", "replace"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no checkpoint", None])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: bytes | None) -> None:
+    path = tmp_path / "last.pt"
+    if damage is not None:
+        path.write_bytes(damage)
+    with pytest.raises(TrainingError, match=r"last\.pt cannot be read"):
+        read_whole(path, CPU)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    path, trace = tmp_path / "last.pt", tmp_path / "trace"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(trace),)
+
+    torch.save({"config": Evil()}, path)
+    with pytest.raises(TrainingError):
+        read_whole(path, CPU)
+    assert not trace.exists()
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    one, config = state(tmp_path)
+    one.save(config.folder, config, "digest")
+    with pytest.raises(TrainingError, match="the data themselves"):
+        one.load(config.folder, config, "another")
+    one.load(config.folder, config, "digest")
+
+
+def test_the_average_is_saved_apart_from_the_network(tmp_path: Path) -> None:
+    one, config = state(tmp_path)
+    with torch.no_grad():
+        one.average.fc.bias.fill_(7)
+    one.save(config.folder, config, "digest")
+    found = contents(config.folder / "last.pt")
+    assert found["average"]["fc.bias"].tolist() == [7, 7]
+    assert found["network"]["fc.bias"].tolist() != [7, 7]
+
+
+def test_the_folder_is_free_again_when_its_holder_has_left(tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "run"):
+        pass
+    with pytest.raises(KeyError), sole_writer(tmp_path / "run"):
+        raise KeyError
+    with sole_writer(tmp_path / "run"):
+        pass
+
+
+def test_the_log_is_cut_off_at_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    _cut_off(path, 3)
+    assert not path.exists()
+    path.write_text('{"update": 1}\n{"update": 3}\n{"update": 4}\n{"upda')
+    _cut_off(path, 3)
+    assert path.read_text() == '{"update": 1}\n{"update": 3}\n'
