@@ -1,0 +1,191 @@
+// The first view: a picture, the methods, go. #/
+
+import * as api from "./api.js";
+import { model } from "./artifacts.js";
+import { acting, announce, el, icon, iconButton, refusal } from "./dom.js";
+import { examples } from "./examples.js";
+import { methodChoice } from "./choice.js";
+import { dropZone, kindOf } from "./sources.js";
+import { count } from "./words.js";
+
+let brought = []; // pictures that another view has brought along
+
+/** Opens the form with this picture the next time that it is shown. */
+export function askAgain(file) {
+  brought = [file];
+}
+
+export async function show(main, _parts, signal) {
+  const form = new AskForm(signal);
+  main.append(form.element);
+  form.add(brought.splice(0));
+  const [info, weights] = await Promise.all([api.get("/v1/methods", signal), model()]);
+  form.offer(info, weights);
+}
+
+class AskForm {
+  constructor(signal) {
+    this.signal = signal;
+    this.files = [];
+    this.problem = el("div");
+    this.tray = el("ul", { class: "tray", "aria-label": "Pictures to ask about" });
+    this.url = el("input", {
+      type: "url",
+      id: "url",
+      placeholder: "https://…/cat.jpg",
+      autocomplete: "off",
+      oninput: () => this.#ready(),
+    });
+    this.go = el("button", { type: "submit", class: "primary large", disabled: true }, "Ask");
+    this.methods = el("div", { class: "choice-place" }, el("p", { class: "hint" }, "Loading the methods…"));
+    this.element = el(
+      "div",
+      { class: "ask" },
+      el(
+        "header",
+        { class: "hero" },
+        el("h1", { tabindex: "-1" }, "Cat or dog?", el("em", {}, " And why?")),
+        el(
+          "p",
+          { class: "lead" },
+          "Show the network a picture. It answers at once, and then shows what made it think so.",
+        ),
+      ),
+      el(
+        "form",
+        { onsubmit: (event) => this.#submit(event), novalidate: true },
+        dropZone((files) => this.add(files), signal),
+        this.tray,
+        el("div", { class: "url" }, el("label", { for: "url" }, "or the address of a picture"), this.url),
+        el(
+          "section",
+          { class: "block" },
+          el("h2", {}, "Try one of these"),
+          examples((file) => this.#at(file)),
+        ),
+        el("section", { class: "block" }, el("h2", {}, "What would you like to see?"), this.methods),
+        this.problem,
+        el("div", { class: "go" }, this.go),
+      ),
+    );
+  }
+
+  offer(info, weights) {
+    this.choice = methodChoice(info, weights, this.signal);
+    this.methods.replaceChildren(this.choice.element);
+    this.#ready();
+  }
+
+  /** More files; what is no picture, archive or list is named and left out. */
+  add(files) {
+    const unknown = files.filter((file) => !kindOf(file));
+    const known = files.filter(kindOf);
+    this.problem.replaceChildren(
+      unknown.length
+        ? refusal({
+            title: "Not all of that is a picture",
+            detail: `Left out: ${unknown
+              .slice(0, 5)
+              .map(({ name }) => name)
+              .join(", ")}${unknown.length > 5 ? ` and ${unknown.length - 5} more` : ""}.`,
+          })
+        : "",
+    );
+    const single = known.find((file) => kindOf(file) !== "picture"); // an archive or a list goes alone
+    this.files = single ? [single] : [...this.files.filter((file) => kindOf(file) === "picture"), ...known];
+    if (known.length) announce(count(this.files.length, "file"));
+    this.#ready();
+  }
+
+  #ready() {
+    const { files } = this;
+    this.go.disabled = !this.choice || !(files.length || this.url.value.trim());
+    this.go.textContent =
+      files.length > 1
+        ? `Ask about ${files.length} pictures`
+        : files.length && kindOf(files[0]) !== "picture"
+          ? "Ask about all of it"
+          : "Ask";
+    this.tray.replaceChildren(
+      ...files.slice(0, 24).map((file, i) =>
+        el(
+          "li",
+          {},
+          preview(file),
+          el("span", { class: "tray-name" }, file.name),
+          iconButton("cross", `Leave out ${file.name}`, () => this.#drop(i)),
+        ),
+      ),
+      ...(files.length > 24 ? [el("li", { class: "tray-more" }, `and ${files.length - 24} more`)] : []),
+    );
+  }
+
+  #drop(i) {
+    this.files.splice(i, 1);
+    this.#ready();
+  }
+
+  async #at(file) {
+    this.files = [file];
+    this.url.value = "";
+    await this.#post();
+  }
+
+  async #submit(event) {
+    event.preventDefault();
+    if (this.go.disabled) return;
+    this.go.textContent = "Sending…";
+    await acting(() => this.#post())({ currentTarget: this.go });
+    this.#ready();
+  }
+
+  async #post() {
+    this.problem.replaceChildren();
+    try {
+      location.hash = await this.#posted();
+    } catch (problem) {
+      if (problem.name === "AbortError") return;
+      this.problem.replaceChildren(refusal(problem));
+      this.problem.scrollIntoView({ block: "nearest" });
+    }
+  }
+
+  /** Where to go when it has been accepted. */
+  async #posted() {
+    const { files } = this;
+    const form = new FormData();
+    const url = this.url.value.trim();
+    const kind = files.length ? kindOf(files[0]) : "url";
+    if (files.length && url)
+      throw new api.Problem(0, {
+        title: "One thing at a time",
+        detail: "There is a picture as well as an address. Take one of them away.",
+      });
+    const isBatch = files.length > 1 || kind === "archive" || kind === "manifest";
+    if (kind === "url") form.append("url", url);
+    else
+      for (const file of files)
+        form.append(
+          isBatch ? { picture: "files", archive: "archive", manifest: "manifest" }[kind] : "file",
+          file,
+          file.name,
+        );
+    const { methods, options } = this.choice.value();
+    if (methods.length) {
+      form.append("methods", methods.join(","));
+      if (Object.keys(options).length) form.append("options", JSON.stringify(options));
+    }
+    const headers = { "Idempotency-Key": api.once() };
+    const made = await api.post(isBatch ? "/v1/batches" : "/v1/jobs", form, { headers, signal: this.signal });
+    return `#/${isBatch ? "batch" : "job"}/${made.id}`;
+  }
+}
+
+function preview(file) {
+  if (kindOf(file) !== "picture") return icon(kindOf(file) === "archive" ? "folder" : "list");
+  const image = new Image(64, 64);
+  image.alt = "";
+  image.src = URL.createObjectURL(file);
+  image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
+  return image;
+}

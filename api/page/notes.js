@@ -1,0 +1,42 @@
+// What a method's result says, how far it can be trusted, and its files.
+
+import { download } from "./api.js";
+import { acting, el, icon, refusal } from "./dom.js";
+import { explained } from "./look.js";
+import { findings, reading } from "./words.js";
+
+/** Elements for a method of a job as far as it is. `map` is on show; `again` asks about the picture anew. */
+export function notes(job, method, map, again) {
+  if (!method) return job.prediction ? [nothingAsked(again)] : [];
+  if (method.error) return [refusal(method.error)];
+  if (method.status !== "succeeded") return [];
+  return [
+    el("p", { class: "lead" }, reading(method.name, explained(job), method.provenance)),
+    el("ul", { class: "findings" }, findings(method, map).map(finding)),
+    el(
+      "div",
+      { class: "downloads" },
+      method.artifacts.map((file) => downloadOf(method, file)),
+    ),
+    el("details", {}, el("summary", {}, "How it was made"), el("pre", { tabindex: "0" }, made(method))),
+  ];
+}
+
+function nothingAsked(again) {
+  const button = el("button", { type: "button", class: "link", onclick: acting(again) }, "Ask why");
+  return el("p", { class: "hint" }, "No explanation was asked for. ", button);
+}
+
+function finding([passed, words]) {
+  const sign = { true: "check", false: "warning", null: "dot" }[passed];
+  return el("li", { "data-passed": String(passed) }, icon(sign), words);
+}
+
+function downloadOf(method, { url, name }) {
+  const onclick = acting(() => download(url, `${method.name}-${name}`));
+  return el("button", { type: "button", class: "quiet", onclick }, icon("download"), name);
+}
+
+function made({ seconds, cached, quality, provenance }) {
+  return JSON.stringify({ seconds, cached, quality, provenance }, null, 1);
+}

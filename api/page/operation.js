@@ -1,0 +1,226 @@
+// How the service is doing: health, queues and throughput live, workers, network, webhooks, key. #/operation
+
+import { call, get, key, pause } from "./api.js";
+import { acting, el, icon, refusal, toast } from "./dom.js";
+import { webhooks } from "./webhooks.js";
+import { count, duration, percent, when } from "./words.js";
+
+const EVERY_MS = 2000;
+const REMEMBERED = 90; // points of the curve: three minutes
+
+export async function show(main, _parts, signal) {
+  const health = el("ul", { class: "health", "aria-label": "Health" });
+  const queues = new Map();
+  const queueList = el("ul", { class: "queues", "aria-label": "Queues" });
+  const workers = el("ul", { class: "rows", "aria-label": "Workers" });
+  const model = el("div");
+  const problem = el("div");
+  main.append(
+    el(
+      "article",
+      { class: "operation" },
+      el(
+        "header",
+        { class: "page-head" },
+        el("h1", { tabindex: "-1" }, "Operation"),
+        el("a", { class: "button", href: "/docs" }, icon("json"), "The API, to try out"),
+      ),
+      problem,
+      health,
+      el("section", { class: "block" }, el("h2", {}, "Queues"), queueList),
+      el("section", { class: "block" }, el("h2", {}, "Workers"), workers),
+      el("section", { class: "block" }, el("h2", {}, "The network"), model),
+      webhooks(signal),
+      keySection(),
+    ),
+  );
+  get("/v1/model", signal).then(
+    (found) => model.replaceChildren(network(found)),
+    (refused) => refused.name !== "AbortError" && model.replaceChildren(refusal(refused)),
+  );
+  for (;;) {
+    try {
+      const [{ queues: depths, workers: alive }, ready] = await Promise.all([
+        get("/v1/queue", signal),
+        readiness(signal),
+      ]);
+      problem.replaceChildren();
+      health.replaceChildren(...Object.entries(ready.checks).map(check));
+      for (const depth of depths) {
+        if (!queues.has(depth.name)) {
+          queues.set(depth.name, new Queue(depth.name));
+          queueList.append(queues.get(depth.name).element);
+        }
+        queues.get(depth.name).update(depth);
+      }
+      workers.replaceChildren(
+        ...(alive.length
+          ? alive.map(worker)
+          : [el("li", { class: "empty" }, "No worker is alive. Jobs are kept and start when one is.")]),
+      );
+    } catch (refused) {
+      if (refused.name === "AbortError") throw refused;
+      problem.replaceChildren(refusal(refused));
+    }
+    await pause(EVERY_MS, signal);
+  }
+}
+
+/** /readyz answers 503 when it is not ready, with the same document. */
+async function readiness(signal) {
+  const answer = await fetch("/readyz", { signal });
+  return answer.json();
+}
+
+function check([name, { status, detail }]) {
+  return el(
+    "li",
+    { "data-state": status },
+    icon(status === "ok" ? "check" : "warning"),
+    el("b", {}, name),
+    detail && el("span", { class: "hint" }, ` ${detail}`),
+  );
+}
+
+const NAMES = { predict: "Predictions", explain: "Explanations", io: "Downloads and webhooks" };
+
+class Queue {
+  constructor(name) {
+    this.rates = [];
+    this.curve = el("canvas", { width: 240, height: 48, "aria-hidden": "true" });
+    this.rate = el("span", { class: "big number" });
+    this.says = el("p", { class: "hint" });
+    this.element = el(
+      "li",
+      { class: "queue" },
+      el("h3", {}, NAMES[name] ?? name),
+      this.rate,
+      " a minute",
+      this.curve,
+      this.says,
+    );
+  }
+
+  update({ waiting, running, oldest_seconds, finished_last_minute }) {
+    this.rates = [...this.rates, finished_last_minute].slice(-REMEMBERED);
+    this.rate.textContent = finished_last_minute.toLocaleString("en");
+    const oldest = waiting ? `, the oldest for ${duration(oldest_seconds)}` : "";
+    this.says.textContent = `${waiting.toLocaleString("en")} waiting${oldest} · ${running} running`;
+    this.#draw();
+  }
+
+  #draw() {
+    const { curve, rates } = this;
+    const context = curve.getContext("2d");
+    const most = Math.max(1, ...rates);
+    const step = curve.width / (REMEMBERED - 1);
+    const x = (i) => curve.width - (rates.length - 1 - i) * step;
+    context.clearRect(0, 0, curve.width, curve.height);
+    context.beginPath();
+    rates.forEach((rate, i) => context.lineTo(x(i), curve.height - 3 - (rate / most) * (curve.height - 8)));
+    context.strokeStyle = getComputedStyle(curve).color;
+    context.lineWidth = 2.5;
+    context.lineJoin = "round";
+    context.stroke();
+  }
+}
+
+function worker({ queue, hostname, pid, started_at, report }) {
+  const device = report.device_name
+    ? `${report.device_name} · ${report.precision} · ${report.max_batch} at once`
+    : "needs no network";
+  return el(
+    "li",
+    { class: "row" },
+    el(
+      "span",
+      { class: "row-words" },
+      el("span", { class: "row-title" }, NAMES[queue] ?? queue),
+      el("span", { class: "hint" }, device),
+    ),
+    el("span", { class: "hint" }, `${hostname}, process ${pid}`),
+    el("time", { datetime: started_at }, `since ${when(started_at)}`),
+  );
+}
+
+function network(found) {
+  const side = found.input_size;
+  const measured = Object.entries(found.metrics).filter(([, set]) => set?.accuracy);
+  return el(
+    "div",
+    { class: "network" },
+    el(
+      "p",
+      {},
+      el("b", {}, `${found.name} ${found.version}`),
+      ` · ${found.architecture}, ${side} × ${side} pixels, ${count(found.labels.length, "class", "classes")} · `,
+      el("span", { class: "hint" }, found.calibrated ? "calibrated" : "not calibrated"),
+    ),
+    el("p", { class: "hint" }, found.provenance),
+    measured.length > 0 &&
+      el(
+        "table",
+        {},
+        el("caption", {}, "Measured on pictures that it was not trained on"),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            ["Pictures", "how many", "right"].map((words) => el("th", { scope: "col" }, words)),
+          ),
+        ),
+        el(
+          "tbody",
+          {},
+          measured.map(([name, { pictures, accuracy }]) =>
+            el(
+              "tr",
+              {},
+              el("th", { scope: "row" }, name.replaceAll("_", " ")),
+              el("td", {}, pictures),
+              el("td", {}, percent(accuracy)),
+            ),
+          ),
+        ),
+      ),
+  );
+}
+
+function keySection() {
+  const section = el("section", { class: "block" }, el("h2", {}, "Key"));
+  const draw = () => {
+    const has = Boolean(key.get());
+    section.replaceChildren(
+      el("h2", {}, "Key"),
+      el(
+        "p",
+        { class: "hint" },
+        has
+          ? "This browser sends a key with every call, and shows what was posted with it."
+          : "This browser sends no key. Where the service needs one, it asks.",
+      ),
+      has
+        ? el(
+            "button",
+            { type: "button", onclick: () => (key.forget(), toast("Forgotten."), draw()) },
+            "Forget the key",
+          )
+        : el(
+            "button",
+            {
+              type: "button",
+              onclick: acting(async () => {
+                await call("/v1/queue");
+                document.dispatchEvent(new CustomEvent("enter-key", { detail: draw }));
+              }),
+            },
+            icon("key"),
+            "Enter a key",
+          ),
+    );
+  };
+  draw();
+  return section;
+}

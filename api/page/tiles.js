@@ -1,0 +1,72 @@
+// Rows of small squares: channels of a layer, or kernels of one depth.
+
+import { limitOf, painted, paintedKernel } from "./colour.js";
+import { look } from "./controls.js";
+import { el, segments } from "./dom.js";
+import { split } from "./npy.js";
+import { depth, number } from "./words.js";
+
+/** All layers, one at a time. `onchoose` gets a channel's map [h, w]; `slices` are (output, input) of kernels. */
+export function tiles(layers, { isKernels, slices = {}, onchoose }) {
+  const names = [...layers.keys()];
+  const grid = el("div", {
+    class: isKernels ? "tiles kernels" : "tiles",
+    role: "group",
+    "aria-label": isKernels ? "Kernels" : "Channels",
+  });
+  const says = el("p", { class: "hint" });
+  const show = (name) => {
+    const layer = layers.get(name);
+    const parts = split(layer);
+    const isColour = isKernels && layer.shape.length === 4;
+    const limit = isKernels
+      ? layer.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+      : limitOf(layer.values, false);
+    const paint = (part) => {
+      if (isColour) return paintedKernel(part, limit);
+      return painted(part, { limit, signed: isKernels, table: isKernels ? look.signed : look.unsigned });
+    };
+    const [rows, columns] = layer.shape.slice(-2);
+    const range = isKernels ? `±${number(limit)}` : `black 0, brightest ${number(limit)}`;
+    says.textContent = `${parts.length} of ${columns} × ${rows}, strongest first; ${range}`;
+    grid.replaceChildren(
+      ...parts.map((part, i) => tile(paint(part), caption(name, i), isKernels ? null : () => choose(i))),
+    );
+    const choose = (i) => {
+      [...grid.children].forEach((child, k) => child.setAttribute("aria-pressed", String(k === i)));
+      onchoose(parts[i]);
+    };
+    if (!isKernels) choose(0);
+  };
+  const caption = (name, i) =>
+    slices[name]?.[i] ? `channel ${slices[name][i][0]} of input ${slices[name][i][1]}` : `number ${i + 1}`;
+  show(names[0]);
+  return el(
+    "div",
+    { class: "layers" },
+    segments(
+      "Depth",
+      names.map((name) => [name, depth(name)]),
+      names[0],
+      show,
+    ),
+    says,
+    grid,
+  );
+}
+
+function tile(picture, words, onclick) {
+  const canvas = el("canvas", {
+    width: picture.width,
+    height: picture.height,
+    role: "img",
+    "aria-label": words,
+  });
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  if (!onclick) return el("figure", { class: "tile", title: words }, canvas);
+  return el(
+    "button",
+    { type: "button", class: "tile", "aria-pressed": "false", title: words, onclick },
+    canvas,
+  );
+}

@@ -1,0 +1,147 @@
+// What numbers and states mean, in words. The sentences about explanations are those of the panels.
+
+/** 0.9941 -> "99.4 %". Never rounded to certainty: 0.99996 -> "> 99.9 %". */
+export function percent(share) {
+  if (share >= 0.9995 && share < 1) return ">\u00a099.9\u00a0%";
+  if (share > 0 && share < 0.0005) return "<\u00a00.1\u00a0%";
+  return `${share === 0 || share === 1 ? 100 * share : (100 * share).toFixed(1)}\u00a0%`;
+}
+
+/** Two significant digits, as written by hand: 0.012, −3.8, 1.2 × 10⁻⁵. */
+export function number(value) {
+  if (value === 0) return "0";
+  const exponent = Math.floor(Math.log10(Math.abs(value)));
+  if (exponent > -4 && exponent < 4) return value.toFixed(Math.max(0, 1 - exponent)).replace("-", "−");
+  const raised = String(exponent).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+  return `${(value / 10 ** exponent).toFixed(1).replace("-", "−")}\u00a0×\u00a010${raised}`;
+}
+
+export const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
+
+export function count(n, one, many = `${one}s`) {
+  return `${n.toLocaleString("en")}\u00a0${n === 1 ? one : many}`;
+}
+
+/** Seconds as a person would say them: "0.4 s", "12 s", "3 min". */
+export function duration(seconds) {
+  if (seconds < 10) return `${seconds.toFixed(1)}\u00a0s`;
+  if (seconds < 90) return `${Math.round(seconds)}\u00a0s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)}\u00a0min` : `${(seconds / 3600).toFixed(1)}\u00a0h`;
+}
+
+/** "3 minutes ago", "in 5 seconds". */
+export function when(timestamp) {
+  const seconds = (new Date(timestamp) - Date.now()) / 1000;
+  const says = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+  const units = [
+    ["day", 86400],
+    ["hour", 3600],
+    ["minute", 60],
+    ["second", 1],
+  ];
+  const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units.at(-1);
+  return says.format(Math.round(seconds / size), unit);
+}
+
+export const STATES = {
+  fetching: "downloading",
+  queued: "waiting",
+  running: "running",
+  canceling: "stopping",
+  succeeded: "done",
+  partial: "partly done",
+  failed: "failed",
+  canceled: "canceled",
+  expired: "too late",
+  skipped: "left out",
+  completed: "done",
+  pending: "to be sent",
+  delivered: "delivered",
+};
+
+export const FINAL = new Set(["succeeded", "partial", "failed", "canceled", "expired"]);
+
+/** How to read the map of a method, for the explained class. */
+export function reading(method, label, provenance) {
+  const of = label === null ? "the explained class" : `“${label}”`;
+  const start =
+    {
+      mean: "a plain picture of the mean colour",
+      black: "a black picture",
+      white: "a white picture",
+      blur: "a blurred copy of the picture",
+    }[provenance?.baseline] ?? "the baseline";
+  return (
+    {
+      grad_cam: `In the bright regions the network’s last layers found ${of}. They show roughly where, not which pixels.`,
+      integrated_gradients: `Red pixels speak for ${of}, blue ones against it, in comparison with ${start}.`,
+      occlusion: `Red: with this part covered, ${of} becomes less likely. Blue: more likely.`,
+      feature_maps:
+        "Each tile is one channel: bright where it responds. Early layers tend to edges and colours, late ones to parts of animals. Choose one to lay it on the picture.",
+      kernels:
+        "Each tile is a pattern of weights that the network looks for, the same for every picture. The first layer is shown in the colours it responds to; deeper ones as one slice each, red for positive weights, blue for negative.",
+    }[method] ?? `Red speaks for ${of}, blue against it.`
+  );
+}
+
+/** What one number of a map is. */
+export function unit(method) {
+  return (
+    {
+      grad_cam: "log-odds per cell",
+      integrated_gradients: "log-odds per pixel",
+      occlusion: "log-odds lost when covered",
+      feature_maps: "activation",
+    }[method] ?? "weight in the log-odds"
+  );
+}
+
+/** What was measured about a method's result: [[passes (null: nothing to pass), sentence], ...]. */
+export function findings(method, map) {
+  const { quality, provenance } = method;
+  const found = [];
+  const error = quality?.completeness_error;
+  if (method.name === "integrated_gradients" && error !== undefined) {
+    const accounts = `Accounts for ${percent(1 - error)} of the decision`;
+    if (error >= 1)
+      found.push([false, "Does not account for the decision: its numbers do not add up to it."]);
+    else if (quality.converged ?? true) found.push([true, `${accounts}.`]);
+    else found.push([false, `${accounts}, but has not converged.`]);
+  }
+  if (provenance?.approximate) {
+    found.push([
+      null,
+      `Approximate: ${provenance.computed} of ${provenance.windows} places computed, the others guessed.`,
+    ]);
+  }
+  const faithful = quality?.deletion_insertion;
+  if (faithful) {
+    const [deletion, control] = [faithful.deletion_auc, faithful.random_deletion_auc];
+    const says = `As its pixels vanish, strongest first, the mean probability is ${deletion.toFixed(2)}`;
+    found.push([deletion < control, `${says}; in random order it is ${control.toFixed(2)}.`]);
+  }
+  const share = map && method.name !== "feature_maps" ? halfOfEvidence(map.values) : null;
+  if (share !== null)
+    found.push([null, `Half of the evidence in favour lies on ${percent(share)} of the picture.`]);
+  return found;
+}
+
+function halfOfEvidence(values) {
+  const positive = values
+    .filter((value) => value > 0)
+    .sort()
+    .reverse();
+  const total = positive.reduce((sum, value) => sum + value, 0);
+  if (total === 0) return null;
+  let sum = 0;
+  const pixels = positive.findIndex((value) => (sum += value) >= total / 2) + 1;
+  return pixels / values.length;
+}
+
+/** A layer's name: "layer3.22" -> "stage 3, block 23". */
+export function depth(name) {
+  const known = /^layer(\d)(?:\.(\d+)(?:\.\w+)?)?$/.exec(name);
+  if (!known) return { conv1: "first convolution", stem: "stem" }[name] ?? name;
+  const [, stage, block] = known;
+  return `stage ${stage}${block ? `, block ${Number(block) + 1}` : ""}`;
+}

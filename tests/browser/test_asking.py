@@ -1,0 +1,137 @@
+"""The form: where pictures come from, what goes to the API, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from core.database import Database
+from core.explain.options import ExplainOptions, OcclusionOptions
+from core.jobs.tables import Job
+from tests.browser.conftest import Visit
+from tests.browser.views import SLOW, ask, choose, expect_end, methods
+from tests.processes import PHOTOS, Service
+
+
+def test_an_example_is_posted_at_once(visit: Visit) -> None:
+    page = visit.open()
+    methods(page)
+    page.get_by_role("button", name="Ask about: A spotted cat on a sofa").click()
+    page.wait_for_url("**/#/job/*")
+    expect(page.get_by_role("heading", name="bengal.webp")).to_be_visible()
+    expect_end(page)
+
+
+def test_a_picture_is_pasted(visit: Visit) -> None:
+    page = visit.open()
+    methods(page)
+    page.evaluate(
+        """async () => {
+          const picture = await (await fetch("/page/examples/puppy.webp")).blob();
+          const clipboardData = new DataTransfer();
+          clipboardData.items.add(new File([picture], "pasted.webp", {type: "image/webp"}));
+          const paste = {clipboardData, bubbles: true, cancelable: true};
+          document.dispatchEvent(new ClipboardEvent("paste", paste));
+        }"""
+    )
+    expect(page.locator(".tray")).to_contain_text("pasted.webp")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect_end(page)
+
+
+def test_pictures_are_dropped_anywhere(visit: Visit) -> None:
+    page = visit.open()
+    methods(page)
+    page.evaluate(
+        """async () => {
+          const dataTransfer = new DataTransfer();
+          for (const name of ["puppy", "wild"]) {
+            const picture = await (await fetch(`/page/examples/${name}.webp`)).blob();
+            dataTransfer.items.add(new File([picture], `${name}.webp`, {type: "image/webp"}));
+          }
+          const at = document.querySelector("h1");
+          for (const kind of ["dragover", "drop"]) {
+            at.dispatchEvent(new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true}));
+          }
+        }"""
+    )
+    expect(page.locator(".tray li")).to_have_count(2)
+    page.get_by_role("button", name="Leave out puppy.webp").click()
+    expect(page.locator(".tray li")).to_have_count(1)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect_end(page)
+    expect(page.get_by_role("heading", name="wild.webp")).to_be_visible()
+
+
+def options_of(service: Service, job_id: str) -> dict[str, Any]:
+    database = Database(service.environment["PAWLENS_DATABASE_URL"])
+    with database.read() as session:
+        job = session.get(Job, job_id)
+        assert job is not None
+        options = dict(job.options)
+    database.dispose()
+    return options
+
+
+def test_options_come_from_the_schema(visit: Visit, service: Service) -> None:
+    page = visit.open()
+    methods(page, "occlusion")
+    page.get_by_text("Advanced options").click()
+    expect(page.locator("#option-integrated_gradients-baseline")).to_be_hidden()  # it was not asked for
+    page.locator("#option-occlusion-stride").fill("8")
+    page.locator("#option-target").select_option("dog")
+    choose(page, PHOTOS[0])
+    with page.expect_request(lambda request: request.method == "POST") as posted:
+        page.get_by_role("button", name="Ask", exact=True).click()
+    page.wait_for_url("**/#/job/*")
+    assert posted.value.headers["idempotency-key"]
+    kept = options_of(service, page.url.rpartition("/")[2])
+    changed = {"target": "dog", "occlusion": OcclusionOptions(stride=8)}
+    assert ExplainOptions.model_validate(kept) == ExplainOptions.model_validate(changed)
+    expect_end(page)
+    expect(page.locator(".notes .lead")).to_contain_text("“dog”")  # not the answer, but what was asked for
+
+
+REFUSED = {
+    "no picture at all": ("cat.jpg", b"just text", "JPEG, PNG or WebP"),
+    "half of one": ("cat.jpg", PHOTOS[0].read_bytes()[:9000], "damaged or truncated"),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_a_refused_picture_is_explained(visit: Visit, row: str) -> None:
+    visit.refusals = 1
+    name, data, words = REFUSED[row]
+    page = visit.open()
+    methods(page)
+    choose(page, {"name": name, "mimeType": "image/jpeg", "buffer": data})
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text(words)
+    expect(page.locator(".tray")).to_contain_text(name)  # still there, to be replaced
+
+
+def test_a_blocked_address_is_explained(visit: Visit) -> None:
+    visit.refusals = 1
+    page = visit.open()
+    page.get_by_label("or the address of a picture").fill("http://127.0.0.1/cat.jpg")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("address")
+
+
+def test_files_of_other_kinds_are_named(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator(".card").first).to_be_visible()
+    choose(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    expect(page.get_by_role("alert")).to_contain_text("notes.txt")
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+
+
+def test_asking_again_brings_the_picture_along(visit: Visit) -> None:
+    page = visit.open()
+    ask(page, photo=PHOTOS[6])
+    expect_end(page)
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.locator(".tray")).to_contain_text(PHOTOS[6].name, timeout=SLOW)
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()

@@ -1,0 +1,178 @@
+"""The viewer over the real network: every control changes the picture; the numbers are those of the files."""
+
+# ruff: noqa: RUF001 - minus and times as the page shows them
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+
+from core.vision.images import Preprocessing
+from core.vision.manifest import read_manifest
+from tests.browser.conftest import OpenVisit, Visit, make_service_folder
+from tests.browser.views import METHODS, SLOW, pixels
+from tests.processes import EXAMPLES, Service, running
+
+PHOTO = EXAMPLES / "Bengal_43.jpg"  # 500 x 357 pixels
+
+
+@pytest.fixture(scope="module")
+def real(migrated_sqlite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder, url = make_service_folder(migrated_sqlite_file, tmp_path_factory)
+    with running(folder, url, "explain", engine="resnet", threads=2, lease_seconds=60) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def job_id(real: Service) -> str:
+    job = real.wait(real.post(PHOTO, methods=",".join(METHODS))["id"], seconds=240)
+    assert job["status"] == "succeeded"
+    return str(job["id"])
+
+
+@pytest.fixture
+def at_real(open_visit: OpenVisit, real: Service) -> Visit:
+    return open_visit(at=real)
+
+
+def opened(visit: Visit, job_id: str, method: str) -> Page:
+    page = visit.open(f"job/{job_id}/{method}")
+    expect(page.locator(".notes .lead")).to_be_visible(timeout=SLOW)
+    return page
+
+
+def changed(page: Page, before: str) -> str:
+    """The pixels as they are after a change, which must be others than before."""
+    page.wait_for_function(
+        "before => document.querySelector('.stage canvas').toDataURL() !== before", arg=before, timeout=SLOW
+    )
+    return pixels(page)
+
+
+def test_every_control_changes_the_pixels(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "integrated_gradients")
+    seen = [pixels(page)]
+    page.get_by_label("Strength").fill("30")
+    seen.append(changed(page, seen[-1]))
+    page.get_by_label("Colours").select_option("PuOr")
+    seen.append(changed(page, seen[-1]))
+    page.get_by_label("In favour").check()
+    seen.append(changed(page, seen[-1]))
+    expect(page.get_by_label("Colours").locator("option")).to_have_count(4)  # those for one sign
+    page.get_by_label("Smooth").uncheck()
+    seen.append(changed(page, seen[-1]))
+    page.get_by_label("Grey picture").uncheck()
+    seen.append(changed(page, seen[-1]))
+    page.get_by_label("Map", exact=True).check()
+    seen.append(changed(page, seen[-1]))
+    page.get_by_label("Slider").check()
+    seen.append(changed(page, seen[-1]))
+    page.get_by_label("Where the picture ends").fill("80")
+    seen.append(changed(page, seen[-1]))
+    page.get_by_role("button", name="Zoom in").click()
+    seen.append(changed(page, seen[-1]))
+    assert len(set(seen)) == len(seen)
+    page.reload()  # what was chosen is remembered
+    expect(page.get_by_label("Slider")).to_be_checked(timeout=SLOW)
+    expect(page.get_by_label("Smooth")).not_to_be_checked()
+
+
+@pytest.mark.parametrize("share", [(0.53, 0.55), (0.31, 0.42), (0.7, 0.8)])
+def test_the_number_under_the_pointer_is_that_of_the_file(
+    at_real: Visit, real: Service, job_id: str, share: tuple[float, float]
+) -> None:
+    page = opened(at_real, job_id, "occlusion")
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + share[0] * box["width"], box["y"] + share[1] * box["height"])
+    said = page.locator(".reading").inner_text()
+    found = re.fullmatch(r"x (\d+), y (\d+) · ([+−]?[\d.]+) log-odds lost when covered", said)
+    assert found, said
+    x, y = int(found[1]) + 0.5, int(found[2]) + 0.5
+    assert (x, y) == pytest.approx((500 * share[0], 357 * share[1]), abs=2)
+
+    answer = real.http.get(f"/v1/jobs/{job_id}/artifacts/occlusion/attribution.npy")
+    values = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    manifest = read_manifest("weights/resnet101-cat-dog.json")
+    place = Preprocessing(manifest.input).placement(500, 357)
+    column, row = int((x - place.offset_x) / place.scale_x), int((y - place.offset_y) / place.scale_y)
+    shown = float(found[3].replace("−", "-"))
+    assert shown == pytest.approx(float(values[row, column]), rel=0.06, abs=1e-3)  # two digits are shown
+
+
+def test_outside_of_the_crop_there_are_no_numbers(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "occlusion")
+    page.locator(".stage canvas").hover(position={"x": 8, "y": 100})
+    expect(page.locator(".reading")).to_contain_text("outside of what the network sees")
+
+
+def test_the_depth_of_grad_cam(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "grad_cam")
+    before = pixels(page)
+    depth = page.get_by_label(re.compile("^Depth"))
+    expect(page.locator(".controls .value")).to_have_text("stage 4, block 3")
+    depth.fill("0")
+    expect(page.locator(".controls .value")).to_have_text("stem")
+    changed(page, before)
+
+
+def test_channels_are_laid_on_the_picture(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "feature_maps")
+    tiles = page.get_by_role("group", name="Channels").get_by_role("button")
+    expect(tiles).to_have_count(12)
+    before = pixels(page)
+    tiles.nth(4).click()
+    expect(tiles.nth(4)).to_have_attribute("aria-pressed", "true")
+    changed(page, before)
+    page.get_by_label("stage 3, block 23").check()
+    expect(page.locator(".layers .hint")).to_contain_text("10 × 10")
+
+
+def test_kernels_by_depth(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "kernels")
+    tiles = page.get_by_role("group", name="Kernels").get_by_role("img")
+    expect(tiles).to_have_count(12)
+    assert tiles.first.evaluate("canvas => canvas.width") == 7
+    page.get_by_label("stage 2, block 4").check()
+    assert tiles.first.evaluate("canvas => canvas.width") == 3
+    expect(page.locator(".viewer")).to_be_hidden()
+
+
+def test_quality_in_words(at_real: Visit, real: Service, job_id: str) -> None:
+    page = opened(at_real, job_id, "integrated_gradients")
+    job = real.http.get(f"/v1/jobs/{job_id}").json()
+    (method,) = (one for one in job["methods"] if one["name"] == "integrated_gradients")
+    share = 100 * (1 - method["quality"]["completeness_error"])
+    expect(page.locator(".findings li").first).to_have_text(
+        f"Accounts for {share:.1f}\u00a0% of the decision."
+    )
+    expect(page.locator(".findings")).to_contain_text("Half of the evidence in favour lies on")
+
+
+def test_downloads(at_real: Visit, real: Service, job_id: str) -> None:
+    page = opened(at_real, job_id, "grad_cam")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="attribution.npy").click()
+    assert download.value.suggested_filename == "grad_cam-attribution.npy"
+    expected = real.http.get(f"/v1/jobs/{job_id}/artifacts/grad_cam/attribution.npy").content
+    assert download.value.path().read_bytes() == expected
+
+
+def test_two_methods_side_by_side_move_together(at_real: Visit, job_id: str) -> None:
+    page = at_real.open(f"compare/{job_id}")
+    pictures = page.locator(".stage canvas")
+    expect(page.locator(".legend canvas")).to_have_count(2, timeout=SLOW)
+    assert [box.input_value() for box in page.get_by_label(re.compile("method$")).all()] == METHODS[:2]
+    before = pictures.nth(1).evaluate("canvas => canvas.toDataURL()")
+    page.get_by_role("button", name="Zoom in").first.click()
+    page.wait_for_function(
+        "before => document.querySelectorAll('.stage canvas')[1].toDataURL() !== before", arg=before
+    )
+    page.get_by_label("On the right: method").select_option("occlusion")
+    expect(page).to_have_url(re.compile("/occlusion$"))

@@ -1,0 +1,92 @@
+"""From a picture to its answer: methods arrive, a job is canceled, connections break, pages are reloaded."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import OpenVisit, Visit
+from tests.browser.views import SLOW, ask, expect_end, pixels, state
+from tests.processes import PHOTOS, Service, eventually
+
+
+def test_the_answer_comes_first_and_then_each_method(visit: Visit) -> None:
+    page = visit.open()
+    ask(page, "grad_cam", "integrated_gradients", "occlusion")
+    expect(page.locator(".answer")).to_have_text(re.compile(r"(cat|dog) .*%"), timeout=SLOW)
+    last = page.locator("#tab-occlusion")
+    expect(last).to_have_attribute("data-state", re.compile("queued|running"))
+    # The one at work is on show, and its map so far lies on the picture before it is done.
+    expect(page.locator("#tab-integrated_gradients")).to_have_attribute("aria-selected", "true", timeout=SLOW)
+    expect(page.locator("#tab-integrated_gradients progress")).to_be_visible()
+    expect(last).to_have_attribute("data-state", "succeeded", timeout=SLOW)
+    expect_end(page)
+    expect(page.locator(".findings li").first).to_be_visible()
+    expect(page.locator("[role=tab][data-state=succeeded]")).to_have_count(3)
+
+
+def test_a_partial_map_is_refined_in_place(visit: Visit) -> None:
+    page = visit.open()
+    with page.expect_response(lambda answer: answer.url.endswith("/occlusion/partial.png")) as answer:
+        ask(page, "occlusion", photo=PHOTOS[4])
+    assert answer.value.status in (200, 404)  # it may be done by the time that it is asked for
+    expect_end(page)
+    assert page.locator(".legend canvas").is_visible()
+
+
+def test_cancel(visit: Visit) -> None:
+    page = visit.open()
+    job_id = ask(page, "grad_cam", "integrated_gradients", "occlusion", "feature_maps", photo=PHOTOS[1])
+    page.get_by_role("button", name="Cancel").click()
+    expect_end(page, "canceled")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    assert visit.page.url.endswith(job_id)
+
+
+def test_a_job_survives_reload_and_reopens_by_its_link(visit: Visit, open_visit: OpenVisit) -> None:
+    page = visit.open()
+    ask(page, "grad_cam", "occlusion", photo=PHOTOS[2])
+    page.reload()
+    expect_end(page)
+    page.locator("#tab-grad_cam").click()
+    expect(page).to_have_url(re.compile(r"/grad_cam$"))
+    again = open_visit()
+    again.page.goto(page.url)
+    expect(again.page.locator("#tab-grad_cam")).to_have_attribute("aria-selected", "true")
+    expect(again.page.locator(".answer")).to_be_visible()
+    assert pixels(again.page)
+
+
+def test_the_api_may_restart_while_a_job_runs(visit: Visit, service: Service) -> None:
+    visit.refusals = 1
+    page = visit.open()
+    ask(page, "grad_cam", "integrated_gradients", "occlusion", "feature_maps", photo=PHOTOS[3])
+    expect(page.locator(".answer")).to_be_visible(timeout=SLOW)
+    service.kill("api")
+    expect(page.get_by_text("The connection is lost")).to_be_visible(timeout=SLOW)
+    service.start("api")
+    eventually(service.workers, what="the API")
+    expect(page.get_by_text("The connection is lost")).to_be_hidden(timeout=SLOW)
+    expect_end(page)
+    expect(page.locator("[role=tab][data-state=succeeded]")).to_have_count(4)
+
+
+def test_jobs_are_listed_and_lead_back(visit: Visit) -> None:
+    page = visit.open()
+    job_id = ask(page, photo=PHOTOS[5])
+    expect_end(page)
+    page.get_by_role("link", name="Jobs").click()
+    row = page.locator(f".rows a[href='#/job/{job_id}']")
+    expect(row).to_contain_text(PHOTOS[5].name)
+    expect(row).to_contain_text("Only the answer")
+    row.click()
+    expect(state(page)).to_have_text("done")
+    expect(page.get_by_text("No explanation was asked for.")).to_be_visible()
+
+
+def test_a_job_that_is_not_there(visit: Visit) -> None:
+    visit.refusals = 1
+    page = visit.open("job/job_00000000000000000000000000000000")
+    expect(page.get_by_role("heading", name="This job cannot be shown")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("job")
