@@ -9,14 +9,14 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import RedirectResponse
 
 from api import openapi, problems
 from api.auth import Guarded
+from api.batching import Batching
 from api.limits import Limited
 from api.metrics import Measured, Metrics
 from api.middleware import CORRELATION_HEADER, LimitedBody, Observed
-from api.routes import events, jobs, legacy, service, webhooks
+from api.routes import batches, events, jobs, legacy, page, service, webhooks
 from api.service import Service
 from core.errors import InvalidRequest
 from core.logs import configure_logging
@@ -38,11 +38,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = Service(settings)
+        app.state.batching = Batching(app.state.service)
         app.state.service.start()
         metrics.watch(app.state.service.database, silent_seconds=settings.silent_seconds)
         try:
             yield
         finally:
+            app.state.batching.stop()
             await app.state.service.stop()
 
     metrics = Metrics()
@@ -55,12 +57,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         dependencies=[Depends(_refuse_nul)],
     )
-    for router in (jobs.router, events.router, webhooks.router, service.router, legacy.router):
-        app.include_router(router)
-
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    for routes in (jobs, events, batches, webhooks, service, legacy, page):
+        app.include_router(routes.router)
 
     app.state.metrics = metrics
     problems.install(app)
@@ -68,7 +66,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost: what the others answer is observed as well.
     app.add_middleware(Limited, settings=settings)
     app.add_middleware(Guarded, settings=settings)
-    app.add_middleware(LimitedBody, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        LimitedBody,
+        max_bytes=settings.max_body_bytes,
+        others={("POST", "/v1/batches"): settings.max_batch_bytes},
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

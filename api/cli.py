@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from api import client_commands, explain_command, keys_command
+from api import batch_command, client_commands, explain_command, keys_command, training_command
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 client_commands.add_to(app)
 app.command(rich_help_panel=client_commands.PANEL)(explain_command.explain)
+app.command(rich_help_panel=client_commands.PANEL)(batch_command.batch)
+training_command.add_to(app)
 
 SERVICE = "Service"
 app.add_typer(keys_command.app, name="keys", rich_help_panel=SERVICE)

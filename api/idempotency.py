@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from starlette.requests import Request
 
 from api.submissions import Asked, JobFields
@@ -16,9 +17,11 @@ from core.jobs.submit import Idempotency
 HEADER = "Idempotency-Key"
 DESCRIPTION = (
     "A name for this request, of up to 255 printable ASCII characters, bare or quoted. Sent again within "
-    "24 hours, the same request with the same key makes no second job: the answer is the first one's job as "
-    "it is then, with `Idempotent-Replayed: true`. Another request with the key is refused with 422."
+    "24 hours, the same request with the same key makes nothing a second time: the answer is what the first "
+    "one made, as it is then, with `Idempotent-Replayed: true`. Another request with the key is refused: 422."
 )
+Key = Annotated[str | None, Header(alias=HEADER, description=DESCRIPTION)]
+"""For the documentation; the header is read by :func:`of`."""
 ANSWER_HEADERS: dict[str, Any] = {
     "Idempotent-Replayed": {
         "description": "`true` when this very request was sent before; absent otherwise.",
@@ -31,6 +34,17 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 
 def named(request: Request, asked: Asked) -> Idempotency | None:
+    """The key of a request that posts a job, or None without the header.
+
+    Raises:
+        InvalidRequest: see :func:`of`.
+    """
+    fields = asked.fields.model_dump(mode="json", include=set(JobFields.model_fields))
+    picture = None if asked.data is None else hashlib.sha256(asked.data).hexdigest()
+    return of(request, [fields, asked.url, asked.name, picture])
+
+
+def of(request: Request, understood: list[Any]) -> Idempotency | None:
     """The request's key with a digest of what was asked, or None without the header.
 
     The digest is of the request as it was understood, so that neither a form's boundary nor the order of its
@@ -46,7 +60,5 @@ def named(request: Request, asked: Asked) -> Idempotency | None:
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else sent
     if not _KEY.fullmatch(key):
         raise InvalidRequest(f"{HEADER}: send 1 to 255 printable ASCII characters, a UUID for example.")
-    fields = asked.fields.model_dump(mode="json", include=set(JobFields.model_fields))
-    picture = None if asked.data is None else hashlib.sha256(asked.data).hexdigest()
-    understood = [request.method, request.url.path, fields, asked.url, asked.name, picture]
-    return Idempotency(key, hashlib.sha256(json.dumps(understood, sort_keys=True).encode()).hexdigest())
+    whole = json.dumps([request.method, request.url.path, *understood], sort_keys=True)
+    return Idempotency(key, hashlib.sha256(whole.encode()).hexdigest())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -75,19 +76,26 @@ def _level(path: str, status: int) -> int:
 
 
 class LimitedBody:
-    """Refuses bodies over a limit, announced or not: a chunked body is counted as it arrives."""
+    """Refuses bodies over a limit, announced or not: a chunked body is counted as it arrives.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    ``others`` are the limits of single calls, by method and path.
+    """
+
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, others: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._others = others or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        limit = self._others.get((scope["method"], scope["path"]), self._max_bytes)
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_bytes:
-            await problem_response(self._too_large(), scope["path"])(scope, receive, send)
+        if announced.isdecimal() and int(announced) > limit:
+            await problem_response(_too_large(limit), scope["path"])(scope, receive, send)
             return
         received = 0
 
@@ -95,17 +103,18 @@ class LimitedBody:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
+            if received > limit:
                 # Raised where the body is read, and turned into the answer like any other refusal.
-                raise self._too_large()
+                raise _too_large(limit)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self) -> PawlensError:
-        # What is left of the body is not read, so the connection cannot serve another request.
-        return PayloadTooLarge(
-            f"The request's body is larger than {self._max_bytes:,} bytes. Send a smaller picture; "
-            "the network looks at a few hundred pixels a side.",
-            headers={"Connection": "close"},
-        )
+
+def _too_large(limit: int) -> PawlensError:
+    # What is left of the body is not read, so the connection cannot serve another request.
+    return PayloadTooLarge(
+        f"The request's body is larger than {limit:,} bytes. Send smaller pictures, or fewer at once; the "
+        "network looks at a few hundred pixels a side.",
+        headers={"Connection": "close"},
+    )

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from api.auth import is_protected
+from api.batch_schemas import BatchRequest, ResultOut
 from api.problems import MEDIA_TYPE
 from api.schemas import Problem
 from api.submissions import JobRequest
@@ -92,6 +93,61 @@ JOB_BODY: dict[str, Any] = {
 }
 
 
+_BATCH_FORM: dict[str, Any] = {
+    "type": "object",
+    "description": "Exactly one of files, archive and manifest.",
+    "properties": {
+        "files": {
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+            "description": "JPEG, PNG or WebP pictures, each in a part of its own.",
+        },
+        "archive": {"type": "string", "format": "binary", "description": "A zip with pictures."},
+        "manifest": {
+            "type": "string",
+            "format": "binary",
+            "description": "CSV with a header, or JSON Lines, with `url`, `custom_id` and `name`.",
+        },
+        **{name: _FORM["properties"][name] for name in ("methods", "options", "priority", "metadata")},
+        "deadline_seconds": _FORM["properties"]["deadline_seconds"],
+        "webhook_url": {"type": "string", "description": "Told of the batch's end, signed."},
+        "webhook_events": {
+            "type": "string",
+            "description": "`batch.completed`, `batch.canceled` or, separated by a comma, both.",
+        },
+    },
+    "additionalProperties": False,
+}
+
+BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": _BATCH_FORM,
+                "encoding": {
+                    "archive": {"contentType": "application/zip"},
+                    "manifest": {"contentType": "text/csv, application/x-ndjson"},
+                },
+            },
+            "application/json": {
+                "schema": _inlined(BatchRequest),
+                "examples": {
+                    "urls": {
+                        "value": {
+                            "items": [
+                                {"url": "https://example.com/1.jpg", "custom_id": "1"},
+                                {"url": "https://example.com/2.jpg", "custom_id": "2"},
+                            ]
+                        }
+                    }
+                },
+            },
+        },
+    }
+}
+
+
 def _one_picture(**fields: dict[str, Any]) -> dict[str, Any]:
     properties = {name: _FORM["properties"][name] for name in ("file", "url")} | fields
     schema = {"type": "object", "description": "Exactly one of file and url.", "properties": properties}
@@ -111,6 +167,7 @@ _API_KEY = {
 }
 
 _inlined(Problem)
+_inlined(ResultOut)  # a line of a batch's results
 
 
 def complete(app: FastAPI) -> None:

@@ -21,7 +21,9 @@ class Problem(BaseModel):
     instance: str = Field(examples=["/v1/jobs"])
     code: str = Field(examples=["invalid_image"])
     correlation_id: str | None = None
-    errors: list[dict[str, str]] | None = Field(None, description="Every invalid field, with a message.")
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="Every invalid field, with a message; or every item of a batch, with its fault."
+    )
 
 
 class ImageOut(BaseModel):
@@ -111,6 +113,11 @@ class JobOut(BaseModel):
     name: str | None = Field(description="The uploaded file's name.")
     custom_id: str | None
     metadata: dict[str, Any]
+    options: dict[str, Any] | None = Field(
+        description="Of its explanations, with all defaults; null when it has none."
+    )
+    batch_id: str | None
+    batch_index: int | None = Field(description="Position of the item in the batch, from 0.")
     image: ImageOut | None = Field(description="Null until a URL is downloaded.")
     source_url: str | None
     model: ModelRef | None
@@ -161,6 +168,9 @@ class JobOut(BaseModel):
             name=job.name,
             custom_id=job.custom_id,
             metadata=job.meta,
+            options=job.options if methods else None,
+            batch_id=job.batch_id,
+            batch_index=job.batch_index,
             image=record.image
             and ImageOut(
                 sha256=record.image.sha256,

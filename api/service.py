@@ -86,10 +86,11 @@ class Service:
     def _check(self, asked: Asked, queue: Queue, owner: str | None) -> Submission:
         self.throughput.accept(queue)  # first: a full service had better not decode pictures
         submission = check(asked, self.settings, owner=owner)
-        self._check_target(asked.fields.options.target)
+        self.check_target(asked.fields.options.target)
         return submission
 
-    def _check_target(self, target: str | None) -> None:
+    def check_target(self, target: str | None) -> None:
+        """Raises InvalidRequest when it is no class of the network."""
         if target is not None and target not in (labels := self.manifest().labels):
             raise InvalidRequest(
                 f"options.target: {target!r} is no class. The classes are {', '.join(labels)}."

@@ -19,7 +19,7 @@ from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
 from core.jobs.blobs import Picture
 from core.jobs.submit import Submission
-from core.jobs.webhooks import EventType
+from core.jobs.webhooks import JobEventType
 from core.logs import correlation_id
 from core.network.urls import check_url
 from core.settings import Settings
@@ -83,7 +83,7 @@ class JobFields(BaseModel):
     custom_id: Name | None = None
     metadata: SmallObject = {}
     webhook_url: str | None = Field(None, max_length=2048, description="Told of the job's end, signed.")
-    webhook_events: list[EventType] | None = Field(
+    webhook_events: list[JobEventType] | None = Field(
         None, min_length=1, max_length=20, description="The ends that it is told of; all without this."
     )
 

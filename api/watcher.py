@@ -1,7 +1,7 @@
-"""Waking the requests that wait for a job, with one small query for all of them.
+"""Waking the requests that wait for a job or a batch, with one small query for all of them.
 
-Every 50 ms at most, and only while somebody waits, one task reads the newest event number of all watched
-jobs. A thousand waiting clients cost what one costs.
+Every 50 ms at most, and only while somebody waits, one task reads the newest event number of all that is
+watched. A thousand waiting clients cost what one costs.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Watcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def wait(self, job_id: str, seconds: float, *, after: int | None = None) -> bool:
-        """True once the job has ended, is gone, or has an event above ``after``; False if the time is up."""
+    async def wait(self, subject_id: str, seconds: float, *, after: int | None = None) -> bool:
+        """True once the job or batch has ended, is gone, or has an event above ``after``; False in time."""
         deadline = asyncio.get_running_loop().time() + seconds
-        with self._watching(job_id) as changed:
+        with self._watching(subject_id) as changed:
             while (left := deadline - asyncio.get_running_loop().time()) > 0:
                 try:
                     async with asyncio.timeout(left):
@@ -50,25 +50,25 @@ class Watcher:
                 except TimeoutError:
                     return False
                 changed.clear()
-                seq, final = self._seen.get(job_id, (0, True))
+                seq, final = self._seen.get(subject_id, (0, True))
                 if final or (after is not None and seq > after):
                     return True
         return False
 
     @contextmanager
-    def _watching(self, job_id: str) -> Iterator[asyncio.Event]:
+    def _watching(self, subject_id: str) -> Iterator[asyncio.Event]:
         changed = asyncio.Event()
-        if job_id in self._seen:
+        if subject_id in self._seen:
             changed.set()  # look at once at what is known
-        self._waiting[job_id].add(changed)
+        self._waiting[subject_id].add(changed)
         self._someone.set()
         try:
             yield changed
         finally:
-            self._waiting[job_id].discard(changed)
-            if not self._waiting[job_id]:
-                del self._waiting[job_id]
-                self._seen.pop(job_id, None)
+            self._waiting[subject_id].discard(changed)
+            if not self._waiting[subject_id]:
+                del self._waiting[subject_id]
+                self._seen.pop(subject_id, None)
 
     async def _run(self) -> None:
         while True:
@@ -87,15 +87,15 @@ class Watcher:
                 logger.exception("looking for events failed")
                 await asyncio.sleep(1)
                 continue
-            for job_id, now in seen.items():
-                if job_id in self._waiting and self._seen.get(job_id) != now:
-                    self._seen[job_id] = now
-                    for changed in self._waiting[job_id]:
+            for subject_id, now in seen.items():
+                if subject_id in self._waiting and self._seen.get(subject_id) != now:
+                    self._seen[subject_id] = now
+                    for changed in self._waiting[subject_id]:
                         changed.set()
             await asyncio.sleep(POLL_SECONDS)
 
-    def _read(self, job_ids: set[str]) -> dict[str, tuple[int, bool]]:
+    def _read(self, subject_ids: set[str]) -> dict[str, tuple[int, bool]]:
         with self._database.read() as session:
-            found = queries.event_seqs(session, job_ids)
-        # A job that is gone has nothing more to wait for.
-        return {job_id: found.get(job_id, (0, True)) for job_id in job_ids}
+            found = queries.event_seqs(session, subject_ids)
+        # What is gone has nothing more to wait for.
+        return {subject_id: found.get(subject_id, (0, True)) for subject_id in subject_ids}

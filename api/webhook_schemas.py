@@ -22,7 +22,7 @@ class WebhookRequest(BaseModel):
         None,
         min_length=1,
         max_length=20,
-        description="The events to be told of. Without them: every end of a job that is in no batch.",
+        description="The events to be told of. Without them: every end of a batch, and of jobs in none.",
     )
 
 

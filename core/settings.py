@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     max_image_bytes: Annotated[int, Field(ge=1024)] = 20 * MIB
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * MIB  # base64 in JSON needs a third more
     max_pixels: Annotated[int, Field(ge=1)] = 25_000_000
+    max_batch_items: Annotated[int, Field(ge=1, le=30_000)] = 10_000  # a statement holds as many values
+    max_batch_bytes: Annotated[int, Field(ge=1024)] = 1024 * MIB  # of a form, and of what its zip expands to
     fetch_timeout_seconds: Annotated[float, Field(gt=0)] = 30
     fetch_max_redirects: Annotated[int, Field(ge=0, le=20)] = 3
     fetch_concurrency: Annotated[int, Field(ge=1, le=256)] = 8

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from core.broker import JOBS_PER_HINT, MAX_HINTS, BrokerProbe, BrokerUnavailable, hints_for, publish
 from core.database import Database
 from core.errors import ServiceUnavailable
-from core.jobs import rescue, retention
+from core.jobs import delivery_log, rescue, retention
 from core.jobs.states import Queue
 from core.logs import configure_logging
 from core.settings import Settings
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 FORGET_WORKERS_SECONDS = 3600
 REMOVE_JOBS = 20
 """In one transaction, so that on SQLite nobody waits for long to write."""
+FORGET_DELIVERIES = 200
+"""The same of the webhooks' log."""
 REMOVE_SECONDS = 1.0
 """For removals at a time; what is left comes next time. The other duties wait meanwhile."""
 
@@ -55,6 +57,7 @@ class Maintenance:
             Duty("forget workers", 60, self.forget_workers),
             Duty("remove old jobs", 10, self.remove_old_jobs),
             Duty("remove orphans", 60, self.remove_orphans),
+            Duty("forget deliveries", 60, self.forget_deliveries),
             Duty("forget keys", 600, self.forget_keys),
         ]
 
@@ -112,6 +115,18 @@ class Maintenance:
                 break
         if total:
             logger.info("removed old jobs", extra={"jobs": total})
+
+    def forget_deliveries(self) -> None:
+        """Remove what the webhooks' log has longer than jobs are kept."""
+        if not self._settings.retention_days:
+            return
+        seconds = self._settings.retention_days * 86_400.0
+        until = time.monotonic() + REMOVE_SECONDS
+        while time.monotonic() < until:
+            with self._database.write() as session:
+                gone = delivery_log.forget(session, older_than_seconds=seconds, limit=FORGET_DELIVERIES)
+            if gone < FORGET_DELIVERIES:
+                break
 
     def remove_orphans(self) -> None:
         """Go on looking through all blobs for those to which nothing refers, and remove them."""

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -23,6 +24,7 @@ from core.jobs.claims import Claim
 from core.jobs.explanations import File, Finished
 from core.logs import log_context
 from core.settings import Settings
+from core.vision.images import Placement, Preprocessing
 from core.vision.prediction import ImageEngine, Prediction
 from worker.leases import LeaseKeeper
 from worker.writing import write_outcome
@@ -54,6 +56,7 @@ class ExplainRunner:
         self._keeper = keeper
         self._stopping = stopping
         manifest = engine.manifest
+        self._preprocessing = Preprocessing(manifest.input)
         self._model = {"name": manifest.name, "version": manifest.version, "digest": manifest.sha256}
 
     def run(self, claim: Claim) -> None:
@@ -77,7 +80,7 @@ class ExplainRunner:
     def _run(self, claim: Claim) -> None:
         started = time.perf_counter()
         with self._database.read() as session:
-            picture = queries.picture_bytes(session, [claim.image_sha256 or ""])[claim.image_sha256 or ""]
+            image, picture = queries.picture_of(session, claim.job_id)
         crop = self._engine.prepare(picture)
         decode_ms = (time.perf_counter() - started) * 1000
         prediction = self._engine.predict([crop])[0]
@@ -86,11 +89,12 @@ class ExplainRunner:
         self._fenced(lambda session: results.predicted(session, claim, shown, self._model))
 
         options = ExplainOptions.model_validate(claim.options)
+        placement = self._preprocessing.placement(image.width, image.height)
         with self._database.read() as session:
             pending = explanations.pending(session, claim)
         for method in pending:
             self._check(claim)
-            self._explain(claim, method, crop, options, prediction)
+            self._explain(claim, method, crop, options, prediction, placement)
 
         timings = {
             "queued_ms": claim.queued_ms,
@@ -111,7 +115,13 @@ class ExplainRunner:
         logger.info("job explained", extra={"label": prediction.label, "attempt": claim.attempt})
 
     def _explain(
-        self, claim: Claim, method: str, crop: Any, options: ExplainOptions, prediction: Prediction
+        self,
+        claim: Claim,
+        method: str,
+        crop: Any,
+        options: ExplainOptions,
+        prediction: Prediction,
+        placement: Placement,
     ) -> None:
         """One method from start to artifacts. Its own failure is recorded with it and ends nothing else."""
         of_picture = METHODS[method].needs_picture
@@ -145,7 +155,7 @@ class ExplainRunner:
         finished = Finished(
             files={name: File(data, media_type) for name, (data, media_type) in files.items()},
             quality=explanation.quality,
-            provenance=explanation.provenance,
+            provenance=explanation.provenance | ({"placement": asdict(placement)} if of_picture else {}),
             seconds=time.perf_counter() - started,
         )
         self._fenced(lambda session: explanations.finish(session, claim, method, finished))

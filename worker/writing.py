@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.broker import BrokerUnavailable, publish
 from core.database import Database
-from core.jobs import webhooks
+from core.jobs import completion, webhooks
 from core.jobs.states import Queue
 from core.settings import Settings
 
@@ -22,7 +22,9 @@ def write_outcome(settings: Settings, database: Database, work: Callable[[Sessio
     """Run ``work`` in a transaction that outlasts a short outage; hint if it wrote webhook deliveries."""
 
     def watched(session: Session) -> tuple[Result, bool]:
-        return work(session), webhooks.written(session)
+        done = work(session)
+        completion.look_now(session)  # with a job its batch may end, and that is a delivery as well
+        return done, webhooks.written(session)
 
     result, has_deliveries = database.write_until(watched, give_up_after=settings.lease_seconds)
     if has_deliveries:

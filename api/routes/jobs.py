@@ -15,7 +15,7 @@ from api.schemas import JobOut, JobPage, Wait
 from api.service import ServiceDep
 from api.submissions import read_job
 from core.errors import InvalidRequest
-from core.jobs import explanations, queries, results, retention, webhooks
+from core.jobs import completion, explanations, queries, results, retention, webhooks
 from core.jobs.states import FINAL, JobState, Queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -73,9 +73,7 @@ async def create_job(
     prefer: Annotated[
         list[str] | None, Header(description="`wait=N` answers with the result if it is there in N seconds.")
     ] = None,
-    _idempotency_key: Annotated[
-        str | None, Header(alias=idempotency.HEADER, description=idempotency.DESCRIPTION)
-    ] = None,
+    _idempotency_key: idempotency.Key = None,
 ) -> Response:
     """Post a picture, or the URL of one. The answer comes at once; the job runs in the background."""
     seconds = _preferred_wait(", ".join(prefer or ()))
@@ -208,6 +206,7 @@ def cancel_job(job_id: str, service: ServiceDep, owner: OwnerDep) -> Response:
     """Stop a job: at once while it waits, at the next step while it runs."""
     with service.database.write() as session:
         results.cancel(session, job_id, owner=owner)
+        completion.look_now(session)  # it may have been the last of its batch
         has_deliveries = webhooks.written(session)
     if has_deliveries:
         service.hints.note(Queue.IO)

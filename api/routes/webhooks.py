@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from api import idempotency
 from api.auth import OwnerDep
 from api.openapi import problems
 from api.service import Service, ServiceDep
@@ -22,7 +23,9 @@ from api.webhook_schemas import (
 )
 from core.errors import InvalidRequest
 from core.jobs import delivery_log, webhooks
+from core.jobs.ids import new_id
 from core.jobs.states import Queue
+from core.jobs.submit import Naming, name_request
 
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 
@@ -31,15 +34,35 @@ Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` o
 
 
 @router.post(
-    "/webhooks", status_code=201, response_model=WebhookWithSecret, responses=problems(409, 413, 422, 503)
+    "/webhooks",
+    status_code=201,
+    response_model=WebhookWithSecret,
+    responses=problems(
+        *(400, 409, 413, 422, 503),
+        http_201={"description": "Registered.", "headers": idempotency.ANSWER_HEADERS},
+    ),
 )
 def create_webhook(
-    request: WebhookRequest, response: Response, service: ServiceDep, owner: OwnerDep
+    wanted: WebhookRequest,
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    owner: OwnerDep,
+    _idempotency_key: idempotency.Key = None,
 ) -> WebhookWithSecret:
     """Register a receiver. Its secret is in this answer and in no other."""
-    url = check_receiver(request.url, service.settings)
+    url = check_receiver(wanted.url, service.settings)
+    once = idempotency.of(request, [url, wanted.events])
+    endpoint_id = new_id("whk")
     with service.database.write() as session:
-        endpoint = webhooks.create_endpoint(session, url, owner=owner, events=request.events)
+        made = endpoint_id if once is None else name_request(session, Naming(endpoint_id, once, owner))
+        if made == endpoint_id:
+            endpoint = webhooks.create_endpoint(
+                session, url, owner=owner, events=wanted.events, endpoint_id=endpoint_id
+            )
+        else:
+            endpoint = webhooks.get_endpoint(session, made, owner=owner)
+            response.headers["Idempotent-Replayed"] = "true"
         created = WebhookWithSecret.of(endpoint)
     response.headers["Location"] = f"/v1/webhooks/{created.id}"
     return created

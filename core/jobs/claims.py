@@ -49,8 +49,11 @@ class Claim:
 
     @property
     def fence(self) -> tuple[ColumnElement[bool], ...]:
-        """The condition under which this claim may still write, beside the state."""
-        return Job.id == self.job_id, Job.attempt == self.attempt
+        """The condition under which this claim may still write, beside the state.
+
+        With the lease, since a download that was put back has neither left its state nor begun a new attempt.
+        """
+        return Job.id == self.job_id, Job.attempt == self.attempt, Job.lease_until.is_not(None)
 
 
 _FIELDS = (

@@ -1,14 +1,14 @@
-"""Webhook deliveries as their owner sees them: the log of attempts, redelivery, and a test ping."""
+"""Webhook deliveries as their owner sees them: the log of attempts, redelivery, a test ping, and its end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from core.database import db_now
+from core.database import db_now, rows_changed
 from core.errors import Conflict, NotFound
 from core.jobs import webhooks
 from core.jobs.states import DeliveryState
@@ -95,6 +95,28 @@ def ping(session: Session, endpoint_id: str, *, owner: str | None = None) -> str
         owner=endpoint.owner,
     )
     return webhooks.write(session, [(notice, endpoint.id, endpoint.id)])[0]
+
+
+def forget(session: Session, *, older_than_seconds: float, limit: int) -> int:
+    """Remove up to ``limit`` deliveries, the oldest first, that were made so long ago and are not pending.
+
+    Returns how many.
+    """
+    oldest = (
+        select(WebhookDelivery.id, WebhookDelivery.created_at)
+        .where(WebhookDelivery.state != DeliveryState.PENDING)
+        .order_by(WebhookDelivery.id)  # ids sort by time: nothing young is looked at while there is older
+        .limit(limit)
+        .subquery()
+    )
+    ids = session.scalars(select(oldest.c.id).where(oldest.c.created_at < db_now(-older_than_seconds))).all()
+    # The state once more: somebody may have asked for it again meanwhile.
+    gone = session.execute(
+        delete(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(ids), WebhookDelivery.state != DeliveryState.PENDING)
+        .execution_options(synchronize_session=False)
+    )
+    return rows_changed(gone)
 
 
 def _check_enabled(endpoint: WebhookEndpoint) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from core.database import db_now
 from core.errors import NotFound
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED
-from core.jobs.states import FINAL, JobState, Queue
-from core.jobs.tables import Artifact, Blob, Image, Job, Method, Worker
+from core.jobs.states import FINAL, BatchState, JobState, Queue
+from core.jobs.tables import Artifact, Batch, Blob, Image, Job, Method, Worker
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,17 @@ def picture_bytes(session: Session, digests: Collection[str]) -> dict[str, bytes
     return {sha256: data for sha256, data in rows}  # noqa: C416 - a Row is not a pair to mypy
 
 
-def event_seqs(session: Session, job_ids: Collection[str]) -> dict[str, tuple[int, bool]]:
-    """For each job that exists, the number of its newest event and whether the job has ended."""
-    rows = session.execute(select(Job.id, Job.event_seq, Job.state).where(Job.id.in_(job_ids)))
-    return {job_id: (seq, state in FINAL) for job_id, seq, state in rows}
+def event_seqs(session: Session, subject_ids: Collection[str]) -> dict[str, tuple[int, bool]]:
+    """For each job or batch that exists, the number of its newest event and whether it has ended."""
+    found: dict[str, tuple[int, bool]] = {}
+    batches = [subject_id for subject_id in subject_ids if subject_id.startswith("batch_")]
+    if len(batches) < len(subject_ids):
+        jobs = session.execute(select(Job.id, Job.event_seq, Job.state).where(Job.id.in_(subject_ids)))
+        found |= {job_id: (seq, state in FINAL) for job_id, seq, state in jobs}
+    if batches:
+        rows = session.execute(select(Batch.id, Batch.event_seq, Batch.state).where(Batch.id.in_(batches)))
+        found |= {batch_id: (seq, state is not BatchState.RUNNING) for batch_id, seq, state in rows}
+    return found
 
 
 def newest_event(session: Session, job_id: str, *, owner: str | None = None) -> tuple[int, bool]:

@@ -18,15 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, and_, delete, exists, select
+from sqlalchemy import ColumnElement, and_, delete, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.database import db_now
 from core.errors import Conflict, NotFound
-from core.jobs.tables import Artifact, Blob, Event, IdempotencyKey, Image, Job, Method, Table
+from core.jobs.batch_queries import find
+from core.jobs.states import BatchState
+from core.jobs.tables import Artifact, Batch, Blob, Event, IdempotencyKey, Image, Job, Method, Table
 
 KEY_SECONDS = 24 * 3600.0
 """So long at least an Idempotency-Key is remembered."""
+
+ORPHAN_SECONDS = 3600.0
+"""Bytes to which nothing refers are kept for so long, in case that something is about to."""
 
 
 def delete_job(session: Session, job_id: str, *, owner: str | None = None) -> None:
@@ -34,30 +39,63 @@ def delete_job(session: Session, job_id: str, *, owner: str | None = None) -> No
 
     Raises:
         NotFound: there is no such job, or it is another owner's.
-        Conflict: it has not ended yet.
+        Conflict: it has not ended yet, or the batch that it belongs to has not.
     """
-    found = session.execute(select(Job.state, Job.owner).where(Job.id == job_id).with_for_update()).first()
+    query = select(Job.state, Job.owner, Job.batch_id).where(Job.id == job_id)
+    found = session.execute(query.with_for_update()).first()
     if found is None or (owner is not None and found.owner != owner):
         raise NotFound(f"There is no job {job_id!r}. It may have been deleted already.")
     if not found.state.is_final:
         raise Conflict(
             f"The job is {found.state}. Cancel it first; only a job that has ended can be deleted."
         )
+    if found.batch_id is not None and session.get_one(Batch, found.batch_id).state is BatchState.RUNNING:
+        raise Conflict(
+            f"The job belongs to the batch {found.batch_id}, which is running, and is counted there."
+        )
     _delete(session, [job_id])
 
 
+def delete_batch(session: Session, batch_id: str, *, owner: str | None = None) -> list[str]:
+    """Remove a batch that has ended, with its jobs and all their rows.
+
+    What remains are the bytes, of which there may be gigabytes: too many for one transaction. Returns the
+    digests of those that it has used, to be given to :func:`delete_unreferenced` a few at a time. Whatever is
+    left then by a crash, say, is found by :func:`orphans`.
+
+    Raises:
+        NotFound: there is no such batch, or it is another owner's.
+        Conflict: it has not ended yet.
+    """
+    if find(session, batch_id, owner=owner, lock=True).state is BatchState.RUNNING:
+        raise Conflict("The batch is running. Cancel it first; only one that has ended can be deleted.")
+    return _delete_batch(session, batch_id)
+
+
 def delete_finished(session: Session, *, older_than_seconds: float, limit: int) -> int:
-    """Remove up to ``limit`` jobs that ended so long ago, the oldest first; return how many."""
+    """Remove up to ``limit`` jobs that ended so long ago, the oldest first; return how many.
+
+    Jobs of a batch go with it, all at once: those of one batch, when there are not as many others.
+    """
+    long_ago = db_now(-older_than_seconds)
     ids = session.scalars(
         select(Job.id)
-        .where(Job.finished_at < db_now(-older_than_seconds))
+        .where(Job.finished_at < long_ago, Job.batch_id.is_(None))
         .order_by(Job.finished_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
     if ids:
         _delete(session, ids)
-    return len(ids)
+    if len(ids) == limit:
+        return limit
+    old = select(Batch.id).where(Batch.finished_at < long_ago).order_by(Batch.finished_at).limit(1)
+    batch_id = session.scalar(old.with_for_update(skip_locked=True))
+    if batch_id is None:
+        return len(ids)
+    jobs = session.scalar(select(func.count()).where(Job.batch_id == batch_id)) or 0
+    _delete_batch(session, batch_id)
+    return len(ids) + max(jobs, 1)
 
 
 # The methods first: it waits for those who take over their artifacts, and after it nobody can.
@@ -80,6 +118,24 @@ def _delete(session: Session, ids: Collection[str]) -> None:
     delete_unreferenced(session, digests)
 
 
+def _delete_batch(session: Session, batch_id: str) -> list[str]:
+    """Remove the batch, which is locked and has ended; return the digests of the bytes that it has used."""
+    ids = select(Job.id).where(Job.batch_id == batch_id)
+    made = select(Artifact.blob_sha256).where(Artifact.job_id.in_(ids))
+    given = select(Job.image_sha256).where(Job.batch_id == batch_id, Job.image_sha256.is_not(None))
+    digests = [digest for digest in session.scalars(made.union(given)) if digest is not None]
+    gone: list[ColumnElement[bool]] = [
+        *(column.in_(ids) for _, column in _OF_A_JOB[:-1]),
+        Job.batch_id == batch_id,
+    ]
+    own = [(Event, Event.subject_id), (IdempotencyKey, IdempotencyKey.subject_id), (Batch, Batch.id)]
+    statements = [delete(table).where(where) for (table, _), where in zip(_OF_A_JOB, gone, strict=True)]
+    statements += [delete(table).where(column == batch_id) for table, column in own]
+    for statement in statements:
+        session.execute(statement.execution_options(synchronize_session=False))
+    return digests
+
+
 def delete_unreferenced(session: Session, digests: Collection[str]) -> int:
     """Remove those of these blobs, and what is known of them as pictures, to which nothing refers."""
     held = session.scalars(
@@ -94,11 +150,14 @@ def delete_unreferenced(session: Session, digests: Collection[str]) -> int:
     return len(unused)
 
 
-def orphans(session: Session, *, after: str = "", limit: int = 200) -> tuple[list[str], str | None]:
+def orphans(
+    session: Session, *, after: str = "", limit: int = 200, older_than_seconds: float = ORPHAN_SECONDS
+) -> tuple[list[str], str | None]:
     """Look through ``limit`` blobs in the order of their digests, from the one after ``after``.
 
-    There are some although every removal takes its own along: partial maps that a later one has replaced, and
-    what a removal passed over because it was locked.
+    There are some although removals take their own along: partial maps that a later one has replaced, what a
+    removal passed over because it was locked, and what old batches leave. What is younger than
+    ``older_than_seconds`` may be a picture of a batch that is still being accepted, and is left alone.
 
     Returns the digests of those to which nothing refers now, and where to go on, or None at the end.
     """
@@ -108,7 +167,12 @@ def orphans(session: Session, *, after: str = "", limit: int = 200) -> tuple[lis
     if not window:
         return [], None
     found = session.scalars(
-        select(Blob.sha256).where(Blob.sha256 > after, Blob.sha256 <= window[-1], _unreferenced(Blob.sha256))
+        select(Blob.sha256).where(
+            Blob.sha256 > after,
+            Blob.sha256 <= window[-1],
+            Blob.created_at < db_now(-older_than_seconds),
+            _unreferenced(Blob.sha256),
+        )
     ).all()
     return list(found), window[-1] if len(window) == limit else None
 

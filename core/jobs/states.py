@@ -83,9 +83,13 @@ class MethodState(StrEnum):
 
 
 class BatchState(StrEnum):
+    """The states of a batch. Whoever ends the last of its jobs moves it on, in the same transaction."""
+
     RUNNING = "running"
     COMPLETED = "completed"
+    """All its jobs have ended, however they did."""
     CANCELED = "canceled"
+    """As completed, after somebody asked to cancel it."""
 
 
 class DeliveryState(StrEnum):

@@ -97,6 +97,18 @@ def name_requests(session: Session, namings: Sequence[Naming]) -> list[str | Ide
     return [_made(used[naming.key], naming.once) for naming in namings]
 
 
+def name_request(session: Session, naming: Naming) -> str:
+    """As :func:`name_requests` of one, but the refusal is raised.
+
+    Raises:
+        IdempotencyKeyReused: the key was used for another request.
+    """
+    (made,) = name_requests(session, [naming])
+    if isinstance(made, IdempotencyKeyReused):
+        raise made
+    return made
+
+
 def made_before(session: Session, once: Idempotency, *, owner: str | None) -> str | None:
     """What this very request has made already, or None when it is new.
 

@@ -104,21 +104,34 @@ class Image(Table):
 
 
 class Batch(Table):
-    """Many jobs that were posted together. Its counts are counted from its jobs."""
+    """Many jobs that were posted together. How many are in which state is counted from the jobs."""
 
     __tablename__ = "batches"
     __table_args__ = (
         CheckConstraint("(state = 'running') = (finished_at IS NULL)", name="finished_at_iff_final"),
+        CheckConstraint("state <> 'canceled' OR cancel_asked_at IS NOT NULL", name="canceled_was_asked"),
+        Index("ix_batches_owner_id", "owner", "id"),
+        Index("ix_batches_finished_at", "finished_at"),
     )
 
     id: Mapped[str] = mapped_column(String(48), primary_key=True)
     state: Mapped[BatchState] = mapped_column(insert_default=BatchState.RUNNING)
-    owner: Mapped[str | None] = mapped_column(String(48), index=True)
-    total: Mapped[int]
+    owner: Mapped[str | None] = mapped_column(String(48))
+
+    # What was asked, for all its jobs and for those of a retry
+    methods: Mapped[list[str]] = mapped_column(insert_default=list)
+    options: Mapped[Json] = mapped_column(insert_default=dict)
+    priority: Mapped[int] = mapped_column(insert_default=5)
+    deadline_seconds: Mapped[float | None]
     meta: Mapped[Json] = mapped_column("metadata", insert_default=dict)
-    event_seq: Mapped[int] = mapped_column(insert_default=0)
     webhook_url: Mapped[str | None] = mapped_column(Text)
     webhook_events: Mapped[list[str] | None]
+    retry_of: Mapped[str | None] = mapped_column(String(48))  # which may be deleted meanwhile
+
+    rejected: Mapped[int] = mapped_column(insert_default=0)  # items that were never a job to be run
+    event_seq: Mapped[int] = mapped_column(insert_default=0)
+    progress_at: Mapped[datetime | None]  # when the newest batch.progress was written
+    cancel_asked_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = _created_at()
     finished_at: Mapped[datetime | None]
 
@@ -141,7 +154,10 @@ class Job(Table):
         CheckConstraint(
             "state IN ('fetching', 'running', 'canceling') OR lease_until IS NULL", name="lease_in_use"
         ),
-        CheckConstraint("image_sha256 IS NOT NULL OR source_url IS NOT NULL", name="has_source"),
+        # Without either: an item of a batch that was refused, and is there to be counted and named.
+        CheckConstraint(
+            "image_sha256 IS NOT NULL OR source_url IS NOT NULL OR state = 'failed'", name="has_source"
+        ),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority_range"),
         # Claiming: the conditions are those of conditions.py, the columns give the order.
         _partial_index(
@@ -168,6 +184,25 @@ class Job(Table):
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_owner_id", "owner", "id"),
         Index("ix_jobs_batch_id_state", "batch_id", "state"),
+        Index(
+            "ix_jobs_batch_id_index",
+            "batch_id",
+            "batch_index",
+            unique=True,
+            sqlite_where=text("batch_id IS NOT NULL"),
+            postgresql_where=text("batch_id IS NOT NULL"),
+        ),
+        # Whether any is left. With an order: PostgreSQL would otherwise expect to meet one soon, anywhere.
+        _partial_index(
+            "ix_jobs_batch_unfinished",
+            ("batch_id", "batch_index"),
+            where="batch_id IS NOT NULL AND finished_at IS NULL",
+        ),
+        _partial_index(
+            "ix_jobs_rejected",
+            ("batch_id", "batch_index"),
+            where="image_sha256 IS NULL AND source_url IS NULL",
+        ),
         Index("ix_jobs_finished_at", "finished_at"),
     )
 

@@ -8,7 +8,7 @@ nothing for them: that is the fence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
-from core.jobs import events, webhooks
+from core.jobs import completion, events, webhooks
 from core.jobs.states import LEASED, MOVES, JobState, MethodState, Queue
 from core.jobs.tables import Job, Method
 
@@ -48,7 +48,7 @@ def move(
 
     Final states get ``finished_at``; leaving a leased state for one without a lease drops the lease, unless
     ``values`` say otherwise. ``event`` is logged for each with ``data`` and the new status; a final one is
-    also written for the webhooks that want it.
+    also written for the webhooks that want it, and the job's batch is looked after at the commit.
     """
     if to not in MOVES.get(source, frozenset()):
         raise ValueError(f"a job never moves from {source} to {to}")
@@ -72,6 +72,7 @@ def move(
     )
     if to.is_final:
         webhooks.notify_of_ended(session, event, rows)
+        completion.look_at_commit(session, {job.batch_id for job in moved if job.batch_id is not None})
     explained = [job.id for job in moved if job.queue is Queue.EXPLAIN]
     if to.is_final and explained:
         _end_methods(session, explained, to)
@@ -109,21 +110,29 @@ def put_back(
 
 def _rewind_methods(session: Session, job_ids: list[str]) -> None:
     """A method that was running when its job was put back waits again; what had ended stays."""
-    session.execute(
-        update(Method)
-        .where(Method.job_id.in_(job_ids), Method.state == MethodState.RUNNING)
-        .values(state=MethodState.QUEUED, started_at=None, done=0, total=0)
-        .execution_options(synchronize_session=False)
-    )
+    for some in _pages(job_ids):
+        session.execute(
+            update(Method)
+            .where(Method.job_id.in_(some), Method.state == MethodState.RUNNING)
+            .values(state=MethodState.QUEUED, started_at=None, done=0, total=0)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def _end_methods(session: Session, job_ids: list[str], to: JobState) -> None:
     """Methods that had not ended when their job did: what ran was canceled, what waited was skipped."""
     unstarted = MethodState.CANCELED if to is JobState.CANCELED else MethodState.SKIPPED
-    for state, end in ((MethodState.RUNNING, MethodState.CANCELED), (MethodState.QUEUED, unstarted)):
-        session.execute(
-            update(Method)
-            .where(Method.job_id.in_(job_ids), Method.state == state)
-            .values(state=end, finished_at=db_now())
-            .execution_options(synchronize_session=False)
-        )
+    for some in _pages(job_ids):
+        for state, end in ((MethodState.RUNNING, MethodState.CANCELED), (MethodState.QUEUED, unstarted)):
+            session.execute(
+                update(Method)
+                .where(Method.job_id.in_(some), Method.state == state)
+                .values(state=end, finished_at=db_now())
+                .execution_options(synchronize_session=False)
+            )
+
+
+def _pages(job_ids: list[str]) -> Iterator[list[str]]:
+    """A statement holds tens of thousands of values at most, and a batch may end whole at once."""
+    for start in range(0, len(job_ids), 1000):
+        yield job_ids[start : start + 1000]

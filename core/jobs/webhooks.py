@@ -1,7 +1,7 @@
 """Webhooks: who is told of what. The receivers, their secrets, and the deliveries that an end brings about.
 
-A delivery is a row, written in the transaction that ends the job: there is no end without its deliveries and
-no delivery of an end that was rolled back. :mod:`core.jobs.deliveries` says how they are sent.
+A delivery is a row, written in the transaction that ends the job or batch: there is no end without its
+deliveries and no delivery of an end that was rolled back. :mod:`core.jobs.deliveries` says how they are sent.
 
 Receivers are registered endpoints, each with a secret of its own, and the URLs that single jobs carry. Those
 URLs share one secret per owner, so that no client can sign what is sent to another one's receiver.
@@ -16,19 +16,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Row, delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now, insert_new, rows_changed
 from core.errors import Conflict, NotFound
 from core.jobs.ids import new_id
 from core.jobs.signatures import new_secret
-from core.jobs.states import FINAL
-from core.jobs.tables import Job, WebhookDelivery, WebhookEndpoint
+from core.jobs.states import FINAL, BatchState, JobState
+from core.jobs.tables import IdempotencyKey, Job, WebhookDelivery, WebhookEndpoint
 
-EventType = Literal["job.succeeded", "job.partial", "job.failed", "job.canceled", "job.expired"]
-EVENTS: tuple[str, ...] = get_args(EventType)
-assert set(EVENTS) == {f"job.{state}" for state in FINAL}
+JobEventType = Literal["job.succeeded", "job.partial", "job.failed", "job.canceled", "job.expired"]
+BatchEventType = Literal["batch.completed", "batch.canceled"]
+EventType = JobEventType | BatchEventType
+JOB_EVENTS: tuple[str, ...] = get_args(JobEventType)
+BATCH_EVENTS: tuple[str, ...] = get_args(BatchEventType)
+assert set(JOB_EVENTS) == {f"job.{state}" for state in FINAL}
+assert set(BATCH_EVENTS) == {f"batch.{state}" for state in BatchState if state is not BatchState.RUNNING}
 
 ROTATION_SECONDS = 24 * 3600.0
 """So long after a rotation the secret before it signs as well."""
@@ -42,7 +46,12 @@ _REGISTERED = WebhookEndpoint.url != _NO_URL
 
 
 def create_endpoint(
-    session: Session, url: str, *, owner: str | None, events: Sequence[str] | None = None
+    session: Session,
+    url: str,
+    *,
+    owner: str | None,
+    events: Sequence[str] | None = None,
+    endpoint_id: str | None = None,
 ) -> WebhookEndpoint:
     """Register a receiver; ``url`` is checked already. Without ``events`` it is told of all.
 
@@ -54,7 +63,11 @@ def create_endpoint(
     if (session.scalar(count.where(_REGISTERED, own)) or 0) >= MAX_ENDPOINTS:
         raise Conflict(f"There are {MAX_ENDPOINTS} webhook endpoints already. Delete one that is not needed.")
     endpoint = WebhookEndpoint(
-        id=new_id("whk"), owner=owner, url=url, secret=new_secret(), events=list(events) if events else None
+        id=endpoint_id or new_id("whk"),
+        owner=owner,
+        url=url,
+        secret=new_secret(),
+        events=list(events) if events else None,
     )
     session.add(endpoint)
     session.flush()
@@ -84,6 +97,7 @@ def delete_endpoint(session: Session, endpoint_id: str, *, owner: str | None = N
     """Forget the endpoint with its deliveries; what is being sent this moment still arrives."""
     get_endpoint(session, endpoint_id, owner=owner)
     session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint_id))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.subject_id == endpoint_id))
 
 
 def enable_endpoint(session: Session, endpoint_id: str, *, owner: str | None = None) -> WebhookEndpoint:
@@ -147,12 +161,14 @@ class Notice:
 
     def payload(self) -> str:
         """Thin, with a link behind which a receiver finds the subject as it then is. Kept as it is signed."""
-        kind = "webhooks" if self.subject_id.startswith("whk_") else "jobs"
+        kind = _COLLECTIONS[self.subject_id.partition("_")[0]]
         links = {"self": f"/v1/{kind}/{self.subject_id}"}
         data = {"id": self.subject_id, **self.data, "sequence": self.sequence, "links": links}
         at = self.at.isoformat().replace("+00:00", "Z")
         return json.dumps({"type": self.type, "timestamp": at, "data": data}, separators=(",", ":"))
 
+
+_COLLECTIONS = {"job": "jobs", "batch": "batches", "whk": "webhooks"}
 
 # Returned by the statement that ends jobs, so that one whose end nobody wants to hear of costs no other.
 _has_endpoints = exists().where(
@@ -171,7 +187,7 @@ OF_ENDED = (
 )
 
 
-def notify_of_ended(session: Session, event: str, rows: Sequence[Row[Any]]) -> None:
+def notify_of_ended(session: Session, event: str, rows: Sequence[Any]) -> None:
     """Write the deliveries of jobs that the caller's transaction has just ended.
 
     ``rows`` have each job's ``id event_seq batch_id`` and :data:`OF_ENDED`.
@@ -193,6 +209,16 @@ def notify_of_ended(session: Session, event: str, rows: Sequence[Row[Any]]) -> N
     ]
     if notices:
         deliver(session, notices)
+
+
+def notify_of_new_failures(session: Session, batch_id: str) -> None:
+    """Write the deliveries of the items of a new batch that were refused: jobs that failed at once."""
+    rows = session.execute(
+        select(Job.id, Job.event_seq, Job.batch_id, *OF_ENDED).where(
+            Job.batch_id == batch_id, Job.state == JobState.FAILED
+        )
+    ).all()
+    notify_of_ended(session, f"job.{JobState.FAILED}", rows)
 
 
 def deliver(session: Session, notices: Sequence[Notice]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from api import client as client_module
+from api import connection
 from api.client import ApiError, NoServer, PawlensClient
 from tests.api.scripted_server import job, problem, serve
 from worker.preflight import listen
@@ -44,7 +44,7 @@ def hanging_up() -> Iterator[tuple[str, list[bytes]]]:
 
 @pytest.fixture
 def three_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(connection, "MAX_ATTEMPTS", 3)
 
 
 def test_submit_sends_a_file_with_every_field(tmp_path: Path) -> None:

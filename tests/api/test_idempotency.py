@@ -203,3 +203,37 @@ def test_it_is_described(sqlite_api: Api) -> None:
     for status in ("200", "202"):
         assert "Idempotent-Replayed" in post_["responses"][status]["headers"]
         assert "application/json" in post_["responses"][status]["content"]
+
+
+class TestWebhooks:
+    BODY = {"url": "https://receiver.example.com/", "events": ["job.failed"]}  # noqa: RUF012
+
+    def post(self, api: Api, key: str = "k-1", **changes: Any) -> httpx.Response:
+        return api.http.post("/v1/webhooks", json={**self.BODY, **changes}, headers={"Idempotency-Key": key})
+
+    def test_the_same_request_registers_one_receiver(self, api: Api) -> None:
+        first, again = self.post(api), self.post(api)
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.json() == first.json()  # with the secret, which may have been lost on its way
+        assert again.headers["idempotent-replayed"] == "true"
+        assert again.headers["location"] == first.headers["location"]
+        assert "idempotent-replayed" not in first.headers
+        assert len(api.http.get("/v1/webhooks").json()["webhooks"]) == 1
+
+    def test_another_request_with_the_key_is_refused(self, api: Api) -> None:
+        made = self.post(api).json()["id"]
+        refused = self.post(api, events=["job.succeeded"])
+        assert_problem(refused, 422, "idempotency_key_reused", made)
+        # A job's key is no other thing's.
+        assert_problem(post(api, "k-1"), 422, "idempotency_key_reused", made)
+
+    def test_after_it_is_deleted_the_key_makes_a_new_one(self, api: Api) -> None:
+        made = self.post(api).json()["id"]
+        assert api.http.delete(f"/v1/webhooks/{made}").status_code == 204
+        assert self.post(api).json()["id"] != made
+
+    def test_at_once_they_register_one(self, api: Api) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            answers = [future.result() for future in [pool.submit(self.post, api) for _ in range(4)]]
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert sum("idempotent-replayed" in answer.headers for answer in answers) == 3

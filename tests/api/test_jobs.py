@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import httpx
 import pytest
 
 from core.database import db_now
+from core.explain.options import ExplainOptions, OcclusionOptions
 from core.jobs import claims
 from core.jobs.states import FINAL, JobState, Queue
 from tests.api.conftest import EXAMPLES, PHOTO, PUBLIC_URL, Api, assert_problem
@@ -30,6 +32,15 @@ def claim(api: Api, queue: Queue = Queue.PREDICT) -> claims.Claim:
     return found[0]
 
 
+def test_the_options_of_an_explanation_are_shown_with_their_defaults(sqlite_api: Api) -> None:
+    job = sqlite_api.post(methods="occlusion", options='{"target": "dog", "occlusion": {"stride": 8}}')
+    options = sqlite_api.job(job["id"])["options"]
+    assert (options["target"], options["occlusion"]["stride"]) == ("dog", 8)
+    assert ExplainOptions.model_validate(options).occlusion == OcclusionOptions(stride=8)
+    again = sqlite_api.post(methods="occlusion", options=json.dumps(options))
+    assert sqlite_api.job(again["id"])["options"] == options
+
+
 def test_a_picture_becomes_a_prediction(api: Api) -> None:
     answer = api.http.post(
         "/v1/jobs",
@@ -47,6 +58,7 @@ def test_a_picture_becomes_a_prediction(api: Api) -> None:
         "name": "cat.jpg",
         "custom_id": "42",
         "metadata": {"album": ["Ägypten"]},
+        "options": None,
         "source_url": None,
         "prediction": None,
         "model": None,

@@ -12,7 +12,7 @@ from tests.api.conftest import PHOTO, Api, assert_problem, serving, settings_for
 
 ANSWERS = [
     *[("GET", "/livez", 200), ("GET", "/v1/jobs", 200), ("GET", "/docs", 200), ("GET", "/openapi.json", 200)],
-    *[("GET", "/", 307), ("GET", "/v1/jobs/job_0", 404), ("GET", "/nothing", 404), ("PUT", "/v1/jobs", 405)],
+    *[("GET", "/", 200), ("GET", "/v1/jobs/job_0", 404), ("GET", "/nothing", 404), ("PUT", "/v1/jobs", 405)],
     *[("POST", "/v1/jobs", 415), ("GET", "/v1/jobs?limit=0", 422)],
 ]
 

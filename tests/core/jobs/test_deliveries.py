@@ -393,3 +393,40 @@ def test_what_is_due_is_found_by_its_index_however_much_was_delivered(database: 
         assert "ix_webhook_deliveries_due" in plan
         assert not [sort for sort in SORTS if sort in plan]
     assert taken(database).endpoint_id in (endpoint.id, None)
+
+
+def test_old_ones_are_forgotten_with_their_attempts(database: Database) -> None:
+    register(database)
+    for _ in range(4):
+        succeed(database)
+    old, young, waiting, again = (taken(database) for _ in range(4))
+    for claim in (old, young, again):
+        note(database, claim, OK)
+    with database.write() as session:
+        of_old = update(WebhookDelivery).where(WebhookDelivery.id != young.id)
+        session.execute(of_old.values(created_at=db_now(-101)))
+        delivery_log.redeliver(session, again.id)
+
+    with database.write() as session:
+        assert delivery_log.forget(session, older_than_seconds=100, limit=10) == 1
+    kept = {each.id for each in all_deliveries(database)}
+    assert kept == {young.id, waiting.id, again.id}
+    with database.read() as session:
+        attempts = session.scalars(select(WebhookAttempt.delivery_id)).all()
+    assert sorted(attempts) == sorted([young.id, again.id])
+
+
+def test_so_many_at_a_time_are_forgotten_the_oldest_first(database: Database) -> None:
+    register(database)
+    for _ in range(5):
+        succeed(database)
+        note(database, taken(database), OK)
+    ids = sorted(each.id for each in all_deliveries(database))
+    with database.write() as session:
+        session.execute(update(WebhookDelivery).values(created_at=db_now(-101)))
+    left = []
+    for _ in range(3):
+        with database.write() as session:
+            delivery_log.forget(session, older_than_seconds=100, limit=2)
+        left.append(sorted(each.id for each in all_deliveries(database)))
+    assert left == [ids[2:], ids[4:], []]

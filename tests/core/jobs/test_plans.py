@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, func, select, text
+from sqlalchemy import Connection, Integer, cast, event, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.jobs import claims, queries, rescue
+from core.jobs import batch_queries, claims, completion, queries, rescue
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Job
+from core.jobs.tables import Batch, Job
 
 WAITING = 16_000
 MANY = """
@@ -28,9 +28,12 @@ MANY = """
 """
 
 
+ENDED = "job_succeeded_predict_"  # before the number in such a job's id
+
+
 @pytest.fixture(scope="module")
 def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Twenty thousand waiting jobs, a few thousand downloads and as many that have ended."""
+    """Twenty thousand waiting jobs, a few thousand downloads and a batch that has ended."""
     if request.param == "sqlite":
         file = tmp_path_factory.mktemp("crowded") / "pawlens.db"
         file.write_bytes(request.getfixturevalue("migrated_sqlite_file").read_bytes())
@@ -50,6 +53,12 @@ def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             session.execute(
                 text(MANY.format(state=state, queue=queue, count=count, finished=finished, now=now))
             )
+        session.execute(insert(Batch).values(id="batch_1", rejected=1))
+        session.execute(
+            update(Job)
+            .where(Job.state == JobState.SUCCEEDED)
+            .values(batch_id="batch_1", batch_index=cast(func.substr(Job.id, len(ENDED) + 1), Integer))
+        )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE")
     yield database
@@ -145,3 +154,24 @@ def test_the_list_reads_a_page_and_not_all(crowded: Database) -> None:
     for one in filters:
         plan = plans(crowded, lambda s, one=one: queries.list_jobs(s, limit=20, **one))[0]  # type: ignore[misc]
         assert not [sort for sort in SORTS if sort in plan], (one, plan)
+
+
+@both
+def test_a_page_of_results_reads_a_page_and_not_the_batch(crowded: Database) -> None:
+    (plan,) = plans(crowded, lambda s: batch_queries.results(s, "batch_1", after=101_000, limit=500))
+    assert "ix_jobs_batch_id_index" in plan
+    assert not [sort for sort in SORTS if sort in plan]
+
+
+@both
+def test_whether_a_batch_has_ended_is_one_look_into_an_index(crowded: Database) -> None:
+    found = plans(crowded, lambda s: completion.look(s, ["batch_1"]))
+    assert "ix_jobs_batch_unfinished" in found[1]
+    assert not [sort for sort in SORTS if sort in found[1]]
+
+
+@both
+def test_refused_items_are_found_among_themselves(crowded: Database) -> None:
+    found = plans(crowded, lambda s: batch_queries.get_batch(s, "batch_1"))
+    assert "ix_jobs_rejected" in found[-1]
+    assert not [sort for sort in SORTS if sort in found[-1]]

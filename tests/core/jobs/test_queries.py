@@ -74,7 +74,7 @@ def test_the_list_is_newest_first_and_goes_on_from_a_cursor(database: Database) 
 
 def test_the_list_has_filters(database: Database) -> None:
     with database.write() as session:
-        session.execute(insert(Batch).values(id="batch_1", total=1))
+        session.execute(insert(Batch).values(id="batch_1"))
     done = ended(database, JobState.SUCCEEDED).job_id
     failed = ended(database, JobState.FAILED).job_id
     explain = submitted(database, methods=("grad_cam",), custom_id="mine")

@@ -27,6 +27,7 @@ from tests.core.jobs.test_races import together
 
 DIGEST = sha256(PICTURE.data).hexdigest()
 DAY = 86_400.0
+YOUNG = -1.0  # as old as whatever was stored this instant
 
 
 def count(database: Database, table: type[Table]) -> int:
@@ -156,7 +157,7 @@ class TestOrphans:
         with database.write() as session:
             stray = store_blob(session, b"stray")
         with database.read() as session:
-            found, more = retention.orphans(session)
+            found, more = retention.orphans(session, older_than_seconds=YOUNG)
         expected = {sha256(b"partial %d" % i).hexdigest() for i in range(2)} | {stray}
         assert (set(found), more) == (expected, None)
         with database.write() as session:
@@ -172,7 +173,7 @@ class TestOrphans:
         steps = 0
         while after is not None:
             with database.read() as session:
-                found, after = retention.orphans(session, after=after, limit=2)
+                found, after = retention.orphans(session, after=after, limit=2, older_than_seconds=YOUNG)
             assert len(found) <= 2
             seen += found
             steps += 1
@@ -183,7 +184,7 @@ class TestOrphans:
         with database.write() as session:
             store_blob(session, PICTURE.data)
         with database.read() as session:
-            found, _ = retention.orphans(session)
+            found, _ = retention.orphans(session, older_than_seconds=YOUNG)
         assert found == [DIGEST]
         submitted(database)
         with database.write() as session:
@@ -239,7 +240,7 @@ class TestRaces:
         with pytest.raises(RuntimeError, match="changed my mind"), postgres_database.write() as session:
             change_of_mind(session)
         with postgres_database.write() as session:
-            found, _ = retention.orphans(session)
+            found, _ = retention.orphans(session, older_than_seconds=YOUNG)
             assert found == [DIGEST]
             assert retention.delete_unreferenced(session, found) == 1
         assert count(postgres_database, Image) == 0
@@ -291,7 +292,7 @@ class TestRaces:
         together(*(lambda database=database: come_and_go(database) for database in databases))
         assert count(databases[0], Job) == count(databases[0], Event) == 0
         with databases[0].write() as session:
-            found, _ = retention.orphans(session)
+            found, _ = retention.orphans(session, older_than_seconds=YOUNG)
             retention.delete_unreferenced(session, found)
         assert count(databases[0], Blob) == count(databases[0], Image) == 0
         for database in databases:

@@ -43,8 +43,24 @@ def test_a_job_that_contradicts_itself(database: Database, constraint: str, colu
 
 
 def test_a_batch_that_contradicts_itself(database: Database) -> None:
-    row = {"id": "batch_1", "total": 1, "finished_at": db_now()}
+    row = {"id": "batch_1", "finished_at": db_now()}
     rejected(database, insert(Batch).values(row), by="ck_batches_finished_at_iff_final")
+    rejected(database, insert(Batch).values(row | {"state": "canceled"}), by="ck_batches_canceled_was_asked")
+
+
+def test_an_index_of_a_batch_is_used_once(database: Database) -> None:
+    row = BASE | {"batch_id": "batch_1", "batch_index": 0}
+    with database.write() as session:
+        session.execute(insert(Batch).values(id="batch_1"))
+        session.execute(insert(Job).values(row))
+    rejected(database, insert(Job).values(row | {"id": "job_2"}), by=r"(?i)unique")
+
+
+def test_a_refused_item_has_no_source(database: Database) -> None:
+    with database.write() as session:
+        session.execute(
+            insert(Job).values(BASE | {"source_url": None, "state": "failed", "finished_at": db_now()})
+        )
 
 
 def test_a_reference_to_nothing(database: Database) -> None:

@@ -1,0 +1,120 @@
+"""``pawlens batch``: a folder, a zip, or a list of URLs, posted as one batch and followed to its end."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from api.client_commands import DEFAULT_SERVER, EXIT_INTERRUPTED, PICTURES, ApiKey, Server, connected
+
+if TYPE_CHECKING:
+    from api.client import PawlensClient
+    from api.client_batches import Batch
+
+Form = Literal["csv", "jsonl", "zip"]
+FORMS: dict[str, Form] = {".csv": "csv", ".jsonl": "jsonl", ".zip": "zip"}
+MANIFESTS = frozenset({".csv", ".jsonl", ".ndjson"})
+SHOWN_ERRORS = 10
+GOOD = ("succeeded", "partial")
+
+
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR_OR_ZIP_OR_MANIFEST",
+            help="A folder or zip of pictures, a .csv or .jsonl of URLs; or the id of a batch to follow.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the results go: .csv, .jsonl, or .zip (with the panels).")],
+    methods: Annotated[str, typer.Option(help="Explanations to make, or `all`; none by default.")] = "",
+    priority: Annotated[int | None, typer.Option(min=0, max=9, help="9 goes first.")] = None,
+    server: Server = DEFAULT_SERVER,
+    api_key: ApiKey = None,
+) -> None:
+    """Predict, and explain, many pictures as one batch. The exit status is 1 if one of them has failed."""
+    form = _form(out)
+    with connected(server, api_key) as client:
+        made = client.batches.get(source) if source.startswith("batch_") else None
+        if made is None:
+            with _upload(Path(source)) as (kind, file):
+                names = [name for name in methods.split(",") if name]
+                if kind == "archive":
+                    made = client.batches.submit(archive=file, methods=names, priority=priority)
+                else:
+                    made = client.batches.submit(manifest=file, methods=names, priority=priority)
+        try:
+            made = _followed(client, made)
+        except KeyboardInterrupt:
+            print(
+                f"Interrupted. The batch goes on; `pawlens batch {made['id']} --out {out}` follows it.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        client.batches.download(made["id"], out, form)
+    _say_what_came(made, out)
+    raise typer.Exit(0 if sum(made["counts"][state] for state in GOOD) == made["total"] else 1)
+
+
+def _form(out: Path) -> Form:
+    form = FORMS.get(out.suffix.lower())
+    if form is None:
+        print(f"--out {out}: name a file that ends in {', '.join(FORMS)}.", file=sys.stderr)
+        raise typer.Exit(2)
+    if not out.resolve().parent.is_dir():
+        print(f"--out {out}: there is no folder {out.resolve().parent}.", file=sys.stderr)
+        raise typer.Exit(2)
+    return form
+
+
+@contextmanager
+def _upload(source: Path) -> Iterator[tuple[Literal["archive", "manifest"], Path]]:
+    """What to send. A folder becomes a zip, in which its pictures keep their names below the folder."""
+    if source.is_dir():
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
+        if not found:
+            print(f"{source} holds no .jpg, .png or .webp.", file=sys.stderr)
+            raise typer.Exit(1)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder, f"{source.resolve().name}.zip")
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # pictures are compressed
+                for path in found:
+                    packed.write(path, path.relative_to(source))
+            yield "archive", archive
+    elif not source.is_file():
+        print(f"There is no {source}.", file=sys.stderr)
+        raise typer.Exit(1)
+    else:
+        yield ("manifest" if source.suffix.lower() in MANIFESTS else "archive"), source
+
+
+def _followed(client: PawlensClient, batch: Batch) -> Batch:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import MofNCompleteColumn, Progress  # noqa: PLC0415
+
+    from api.client import FINAL_STATUSES, LONG_POLL_SECONDS  # noqa: PLC0415
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(batch["id"], total=batch["total"])
+        while batch["status"] not in FINAL_STATUSES:
+            progress.update(task, completed=batch["progress"]["done"])
+            batch = client.batches.get(batch["id"], wait=LONG_POLL_SECONDS, after=batch["event_seq"])
+    return batch
+
+
+def _say_what_came(batch: Batch, out: Path) -> None:
+    counts = ", ".join(f"{count} {state}" for state, count in batch["counts"].items() if count)
+    print(f"{batch['id']} {batch['status']}: {counts}. Results are in {out}.")
+    for error in batch["errors"][:SHOWN_ERRORS]:
+        named = error["name"] or error["custom_id"] or f"item {error['index']}"
+        print(f"  {named}: {error['detail']}", file=sys.stderr)
+    if batch["rejected"] > SHOWN_ERRORS:
+        print(f"  and {batch['rejected'] - SHOWN_ERRORS} more that were not accepted.", file=sys.stderr)

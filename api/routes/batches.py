@@ -1,0 +1,238 @@
+"""``/v1/batches``: thousands of pictures at once, followed and fetched as one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from api import batch_exports, idempotency
+from api.auth import OwnerDep
+from api.batch_items import read_batch
+from api.batch_schemas import BatchOut, BatchPage
+from api.batching import Batching, get_batching
+from api.openapi import BATCH_BODY, problems
+from api.routes.events import AfterQuery, LastEventId, described, streamed
+from api.schemas import Wait
+from api.service import ServiceDep
+from core.errors import InvalidRequest
+from core.jobs import batch_queries
+from core.jobs.states import BatchState
+
+router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+BatchingDep = Annotated[Batching, Depends(get_batching)]
+
+_UNCHANGED = {"description": "Unchanged since the ETag in If-None-Match."}
+_MEDIA_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8", "zip": "application/zip"}
+_RESULTS = {
+    "description": "A row for each item, in the order of `index`.",
+    "content": {
+        "application/x-ndjson": {
+            "schema": {
+                "type": "string",
+                "description": "Lines, each of which is one of these.",
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": "#/components/schemas/ResultOut"},
+            },
+            "example": '{"index":0,"name":"cat.jpg","custom_id":null,"job_id":"job_0192...","status":'
+            '"succeeded","prediction":{"label":"cat","scores":{"cat":0.97,"dog":0.03},"margin":3.4},'
+            '"error":null}\n',
+        },
+        "text/csv; charset=utf-8": {
+            "schema": {"type": "string"},
+            "example": "index,name,custom_id,job_id,status,label,score,margin,score_cat,score_dog,error_code,"
+            "error\r\n0,cat.jpg,,job_0192...,succeeded,cat,0.97,3.4,0.97,0.03,,\r\n",
+        },
+        "application/zip": {
+            "schema": {"type": "string", "format": "binary"},
+        },
+    },
+}
+
+
+def answer(batch: BatchOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """The batch as JSON, with an ETag, and with Retry-After while it runs."""
+    body = batch.model_dump_json()
+    sent = {"ETag": _etag(body), "Cache-Control": "no-cache", **(headers or {})}
+    if batch.status is BatchState.RUNNING:
+        sent["Retry-After"] = "1"
+    return Response(body, status, sent, media_type="application/json")
+
+
+def _etag(body: str) -> str:
+    # Of all that is shown: counts change more often than events are written.
+    return f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=BatchOut,
+    openapi_extra=BATCH_BODY,
+    responses=problems(
+        400,
+        413,
+        415,
+        422,
+        503,
+        507,
+        http_202={"description": "Accepted.", "headers": idempotency.ANSWER_HEADERS},
+    ),
+)
+async def create_batch(
+    request: Request,
+    service: ServiceDep,
+    batching: BatchingDep,
+    owner: OwnerDep,
+    _idempotency_key: idempotency.Key = None,
+) -> Response:
+    """Post many pictures, or the URLs of many. Every one of them becomes a job.
+
+    An item that cannot be accepted fails alone, at once, and is named in `errors`. If none can be, nothing is
+    made and the answer is 422.
+    """
+    asked = await read_batch(request, service.settings)
+    try:
+        once = idempotency.of(request, [asked.fields.model_dump(mode="json"), asked.sha256])
+        batch, replayed = await batching.accept(asked, once, owner=owner)
+    finally:
+        asked.close()
+    headers = {"Location": batch.links.self}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return answer(batch, 202, headers)
+
+
+@router.get("", response_model=BatchPage, responses=problems(422, 503))
+def list_batches(
+    service: ServiceDep,
+    owner: OwnerDep,
+    status: Annotated[list[BatchState] | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[
+        str | None, Query(max_length=64, description="`next_cursor` of the page before.")
+    ] = None,
+) -> Response:
+    """Batches, newest first."""
+    if cursor is not None and not re.fullmatch(r"batch_[0-9a-f]{32}", cursor):
+        raise InvalidRequest(
+            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
+        )
+    with service.database.read() as session:
+        records = batch_queries.list_batches(
+            session, owner=owner, states=status or (), before=cursor, limit=limit + 1
+        )
+    shown = [BatchOut.of(record) for record in records[:limit]]
+    page = BatchPage(batches=shown, next_cursor=shown[-1].id if len(records) > limit else None)
+    return Response(page.model_dump_json(), media_type="application/json")
+
+
+@router.get("/{batch_id}", response_model=BatchOut, responses=problems(404, 422, 503, http_304=_UNCHANGED))
+async def get_batch(
+    batch_id: str,
+    batching: BatchingDep,
+    owner: OwnerDep,
+    wait: Annotated[Wait, Query(description="Seconds to hold the answer until there is news.")] = 0,
+    after: Annotated[
+        int | None,
+        Query(ge=0, description="What counts as news: an event above this number. Without it: the end."),
+    ] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """A batch as it is now, or, with `wait`, as soon as there is news of it."""
+    batch = await batching.wait(batch_id, wait, owner=owner, after=after)
+    sent = answer(batch)
+    known = (if_none_match or "").split(",")
+    if (tag := sent.headers["ETag"]) in (one.strip() for one in known):
+        return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
+    return sent
+
+
+@router.get(
+    "/{batch_id}/results",
+    response_class=StreamingResponse,
+    responses=problems(404, 422, 503, http_200=_RESULTS),
+)
+def get_results(
+    batch_id: str,
+    service: ServiceDep,
+    owner: OwnerDep,
+    format: Annotated[
+        Literal["jsonl", "csv", "zip"],
+        Query(description="`zip` has both others, and the panels of explanations."),
+    ] = "jsonl",
+) -> Response:
+    """What there is of every item now: while the batch runs, when it has ended, and after a cancel."""
+    with service.database.read() as session:
+        batch_queries.find(session, batch_id, owner=owner)
+    rows: Iterator[bytes]
+    if format == "jsonl":
+        rows = batch_exports.as_jsonl(service.database, batch_id)
+    else:
+        export = batch_exports.as_csv if format == "csv" else batch_exports.as_zip
+        rows = export(service.database, batch_id, service.manifest().labels)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{batch_id}.{format}"',
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(rows, 200, headers, _MEDIA_TYPES[format])
+
+
+@router.get(
+    "/{batch_id}/events",
+    response_class=StreamingResponse,
+    responses=problems(404, 422, 503, **described("batch", "batch.created", '"counts":{"queued":2}')),
+)
+async def stream_events(
+    batch_id: str,
+    service: ServiceDep,
+    owner: OwnerDep,
+    after: AfterQuery = 0,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """The batch's events as they come: `batch.created`, `batch.progress` about once a second, and its end."""
+    return await streamed(
+        service, batch_queries.newest_event, batch_id, owner=owner, after=after, last_event_id=last_event_id
+    )
+
+
+@router.post("/{batch_id}/cancel", response_model=BatchOut, responses=problems(404, 409, 422, 503))
+def cancel_batch(batch_id: str, batching: BatchingDep, owner: OwnerDep) -> Response:
+    """Stop a batch: what waits at once, what runs at its next step. Results that are there stay."""
+    return answer(batching.cancel(batch_id, owner=owner))
+
+
+@router.post(
+    "/{batch_id}/retry",
+    status_code=202,
+    response_model=BatchOut,
+    responses=problems(
+        *(404, 409, 422, 503, 507),
+        http_202={"description": "Accepted.", "headers": idempotency.ANSWER_HEADERS},
+    ),
+)
+def retry_batch(
+    batch_id: str,
+    request: Request,
+    batching: BatchingDep,
+    owner: OwnerDep,
+    _idempotency_key: idempotency.Key = None,
+) -> Response:
+    """Run again what failed or expired, as a new batch, under the same `index`, `name` and `custom_id`."""
+    batch, replayed = batching.retry(batch_id, idempotency.of(request, []), owner=owner)
+    headers = {"Location": batch.links.self}
+    return answer(batch, 202, headers | ({"Idempotent-Replayed": "true"} if replayed else {}))
+
+
+@router.delete(
+    "/{batch_id}", status_code=204, response_class=Response, responses=problems(404, 409, 422, 503)
+)
+def delete_batch(batch_id: str, batching: BatchingDep, owner: OwnerDep) -> Response:
+    """Remove a batch that has ended, with its jobs and all that came of them."""
+    batching.delete(batch_id, owner=owner)
+    return Response(status_code=204)
