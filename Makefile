@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench clean
+.PHONY: help setup run test check bench chaos clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,6 +46,9 @@ check: setup ## Lint, check the format, the types and who may import whom
 
 bench: setup ## Measure
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+chaos: setup ## Kill everything while 10,000 jobs run; prints what was lost
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 clean: ## Remove what can be made again; data in .pawlens stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
