@@ -36,7 +36,7 @@ run: setup ## Start everything on this machine; Ctrl-C stops it
 
 # Four processes at most: the tests start services of their own.
 test: setup ## Run all tests
-	$(BIN)/python -m pytest --dist loadgroup -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))') $(ARGS)
+	$(BIN)/python -m pytest --dist loadscope -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))') $(ARGS)
 
 check: setup ## Lint, check the format, the types and who may import whom
 	$(BIN)/ruff check

@@ -1,7 +1,7 @@
-"""Databases for every test that asks: ``database`` runs the test on SQLite and on PostgreSQL.
+"""Which tests share a process, and databases for every test that asks.
 
 ==================  ==============================================================================
-``database``        an open :class:`core.database.Database`, migrated and empty; both kinds
+``database``        an open :class:`core.database.Database`, migrated and empty; the test runs on both kinds
 ``database_url``    the same as a URL, to hand to other processes; both kinds
 ``sqlite_url``      SQLite alone
 ``postgres_url``    PostgreSQL alone
@@ -13,13 +13,37 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from core.database import Database
 from tests.databases import PostgresServer, TestRun, sqlite_template
 
 _RUN = pytest.StashKey[TestRun]()
+
+EACH_ALONE = ("tests/chaos/", "tests/deploy/", "tests/end_to_end/")
+"""Here every test starts what it needs itself, and may run in any of the processes."""
+TOGETHER = ("tests/browser", "tests/deploy/test_compose_runs.py", "tests/end_to_end/test_up.py")
+"""Here all tests share one service, which takes long to start."""
+
+
+class Sharing(LoadScopeScheduling):
+    """Gives the tests that share a costly fixture to one process: mostly those of one file.
+
+    (pytest-xdist's own ``loadgroup`` loses its groups with pytest 9.2.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if shared := next(filter(nodeid.startswith, TOGETHER), None):
+            return shared
+        return nodeid if nodeid.startswith(EACH_ALONE) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing | None:
+    return Sharing(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

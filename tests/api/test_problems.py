@@ -105,7 +105,7 @@ def test_a_full_disk(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise StorageFull("The database's disk is full.")
 
-    monkeypatch.setattr("api.service.submit", full)
+    monkeypatch.setattr("api.acceptance.submit_all", full)
     answer = sqlite_api.http.post("/v1/jobs", files={"file": PHOTO})
     assert_problem(answer, 507, "insufficient_storage", "disk is full")
 

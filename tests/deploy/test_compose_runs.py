@@ -21,7 +21,7 @@ from tests.deploy.compose_file import SECRETS
 from tests.deploy.containers import Project
 from tests.processes import FINAL, PHOTOS, eventually
 
-pytestmark = [pytest.mark.service, pytest.mark.xdist_group("compose")]
+pytestmark = pytest.mark.service
 
 
 @pytest.fixture

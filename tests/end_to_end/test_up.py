@@ -25,7 +25,7 @@ from PIL import Image
 
 from tests.processes import EXAMPLES, FINAL, eventually
 
-pytestmark = [pytest.mark.service, pytest.mark.xdist_group("up")]
+pytestmark = pytest.mark.service
 
 CAT, DOG = EXAMPLES / "Bengal_43.jpg", EXAMPLES / "american_bulldog_38.jpg"
 
