@@ -100,7 +100,9 @@ def from_validation(error: ValidationError) -> InvalidRequest:
     return invalid_request(error.errors(include_url=False, include_context=False, include_input=False))
 
 
+_UNREADABLE = "There was an error parsing the body"  # FastAPI's
 _HINTS = {
+    400: "The body cannot be read. Send JSON in UTF-8, with its type in Content-Type.",
     404: "There is nothing at this path. The API is described at /docs.",
     405: "This path does not answer that method. The API is described at /docs.",
 }
@@ -110,7 +112,7 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
     detail = str(error.detail)
-    if detail == title:  # nothing but the phrase again
+    if detail in (title, _UNREADABLE):  # nothing but the phrase again, or what would help nobody
         detail = _HINTS.get(error.status_code, detail)
     code = title.lower().replace(" ", "_").replace("-", "_")
     headers = dict(error.headers or {})

@@ -144,6 +144,13 @@ def test_a_method_that_a_path_does_not_answer(
     assert set(answer.headers["allow"].split(", ")) <= allowed
 
 
+def test_a_body_that_cannot_be_read(sqlite_api: Api) -> None:
+    answer = sqlite_api.http.post(
+        "/v1/webhooks", content=b'{"url": "\xff"}', headers={"Content-Type": "application/json"}
+    )
+    assert_problem(answer, 400, "bad_request", "JSON in UTF-8")
+
+
 def test_each_fault_is_listed(sqlite_api: Api) -> None:
     wishes = {"priority": 10, "custom_id": "", "deadline_seconds": 0, "metadata": [], "methods": "x"}
     answer = sqlite_api.http.post("/v1/jobs", json={"image": {"url": PUBLIC_URL}, **wishes})

