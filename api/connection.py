@@ -15,7 +15,8 @@ import httpx
 from httpx_sse import connect_sse
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-MAX_ATTEMPTS = 5
+MAX_ATTEMPTS = 8
+"""With the pauses between them about ten seconds, in which an API process is restarted."""
 MAX_PAUSE_SECONDS = 30.0
 LONG_POLL_SECONDS = 30.0
 SILENCE_SECONDS = 60.0
@@ -198,7 +199,7 @@ class Connection:
 
 
 def _pause(attempt: int) -> float:
-    return float(min(0.1 * 2**attempt, 2.0) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+    return float(min(0.1 * 2**attempt, 4.0) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -225,6 +225,7 @@ def _is_outage(error: OperationalError) -> bool:
 
 def _away() -> PawlensError:
     return ServiceUnavailable(
-        "The database cannot be reached now. Nothing was changed; try again in a few seconds.",
+        "The database cannot be reached now. Try again in a few seconds; a request with an Idempotency-Key "
+        "is done once, however often it is sent.",
         headers={"Retry-After": "5"},
     )

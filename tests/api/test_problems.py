@@ -37,7 +37,7 @@ def test_a_database_that_is_locked(impatient_api: Api, tmp_path: Path) -> None:
         api.http.post("/predict", files={"file": PHOTO}),
         api.http.post(job["links"]["cancel"]),
     ):
-        assert_problem(answer, 503, "service_unavailable", "Nothing was changed")
+        assert_problem(answer, 503, "service_unavailable", "Try again in a few seconds")
         assert answer.headers["retry-after"] == "5"
     assert api.job(job["id"])["status"] == "queued"
     stranger.execute("ROLLBACK")

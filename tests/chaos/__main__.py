@@ -8,13 +8,15 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import soak
-from tests.chaos.soak import Report
-from tests.databases import PostgresServer, TestRun
+from tests.chaos.aftermath import Report
+from tests.chaos.postgres import RestartablePostgres
+from tests.databases import TestRun
 
 
 def main() -> int:
@@ -22,28 +24,31 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10_000, help="[10000]")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite", help="[sqlite]")
     parser.add_argument("--seed", type=int, default=0, help="of when and what is killed [0]")
+    parser.add_argument("--away", type=float, default=60, help="seconds, the longest absence of Valkey [60]")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     console = Console()
     console.width = max(console.width, 100)
     with tempfile.TemporaryDirectory(prefix="c") as folder:
+        options = {"seed": arguments.seed, "away_seconds": arguments.away, "say": console.print}
         if arguments.database == "sqlite":
-            url = f"sqlite:///{folder}/pawlens.db"
-            report = soak.run(Path(folder), url, arguments.jobs, seed=arguments.seed, say=console.print)
+            report = soak.run(Path(folder), f"sqlite:///{folder}/pawlens.db", arguments.jobs, **options)
         else:
-            report = _on_postgres(Path(folder), arguments, console)
+            report = _on_postgres(Path(folder), arguments.jobs, options)
     show(report, console)
     return 0 if report.is_good else 1
 
 
-def _on_postgres(folder: Path, arguments: argparse.Namespace, console: Console) -> Report:
+def _on_postgres(folder: Path, jobs: int, options: dict[str, Any]) -> Report:
+    """With a server of its own, which is restarted as well."""
     run = TestRun()
     try:
-        server = PostgresServer(run)
-        url = server.url(server.create())
-        report = soak.run(folder, url, arguments.jobs, seed=arguments.seed, say=console.print)
-        server.close()
-        return report
+        server = RestartablePostgres(run.folder)
+        server.start()
+        try:
+            return soak.run(folder, server.url, jobs, postgres=server, **options)
+        finally:
+            server.stop()
     finally:
         run.end()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 from sqlalchemy import exists, select
@@ -82,6 +84,26 @@ def died(service: Service, name: str, *, seconds: float = 30) -> None:
     process = service.processes[name]
     eventually(lambda: process.poll() is not None, seconds=seconds, what=f"the crash of {name}")
     del service.processes[name]
+
+
+def lines(service: Service, name: str, message: str = "") -> list[dict[str, Any]]:
+    """What a process has logged that begins so."""
+    log = [json.loads(line) for line in service.log(name).splitlines() if line[:1] == "{"]
+    return [line for line in log if line["message"].startswith(message)]
+
+
+def errors_in(service: Service) -> list[str]:
+    """What an operator would have to be woken for, in the logs of all processes."""
+    found = []
+    for log in sorted(service.folder.glob("*.log")):
+        plain = [line for line in log.read_text().splitlines() if line[:1] != "{"]
+        found += [f"{log.stem}: {line}" for line in plain if "Traceback" in line or "Error" in line]
+        found += [
+            f"{log.stem}: {line['message']} {line.get('exception', '')}"
+            for line in lines(service, log.stem)
+            if line["level"] in ("ERROR", "CRITICAL")
+        ]
+    return found
 
 
 def broker(service: Service) -> redis.Redis:

@@ -6,29 +6,38 @@ is over, by the database's own clock.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import psutil
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from core.broker import KEY_PREFIX
 from core.database import Database, db_now
 from core.errors import ServiceUnavailable
-from core.jobs.states import DeliveryState, JobState, Queue
-from core.jobs.tables import Event, Job, WebhookDelivery
+from core.jobs.states import JobState
+from core.jobs.tables import Job
 from tests.chaos import invariants
+from tests.chaos.aftermath import (
+    Fault,
+    Report,
+    all_told,
+    footprint,
+    left_over,
+    row_of_webhooks,
+    rows_of,
+    wrong_answers,
+)
 from tests.chaos.load import Load, Receiver
-from tests.chaos.rest import all_ended, broker, database_of
+from tests.chaos.postgres import RestartablePostgres
+from tests.chaos.rest import all_ended, database_of
 from tests.processes import Service, eventually, running
 
 WORKERS = ("predict", "predict-2")
@@ -41,45 +50,6 @@ SETTINGS = {
     "allow_private_network": True,
     "log_level": "WARNING",
 }
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something was killed at ``at``, was back at ``back``, and had to do with ``jobs`` then."""
-
-    kind: str
-    at: datetime
-    back: datetime
-    jobs: frozenset[str]
-
-
-@dataclass
-class Row:
-    """A line of the table."""
-
-    fault: str
-    times: int
-    jobs: int
-    lost: int
-    doubled: int
-    seconds: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Report:
-    rows: list[Row]
-    ends: Counter[JobState]
-    violations: list[str]
-    refused: Counter[str]
-    seconds: float
-    before: dict[str, dict[str, float]]  # by process: MiB, connections, file descriptors
-    after: dict[str, dict[str, float]]
-    left: dict[str, int]  # of jobs, hints and deliveries: what still waits
-
-    @property
-    def is_good(self) -> bool:
-        lost = sum(row.lost + row.doubled for row in self.rows)
-        return not lost and not self.violations and not any(self.left.values()) and len(self.ends) == 1
 
 
 class Mischief:
@@ -106,34 +76,38 @@ class Mischief:
     def _run(self) -> None:
         try:
             while not self._stopping.wait(self._chance.expovariate(1 / self._mean)):
-                if (fault := self._kill()) is not None:
-                    self.faults.append(fault)
+                with suppress(ServiceUnavailable):  # the database is the fault of the moment
+                    if (fault := self._kill()) is not None:
+                        self.faults.append(fault)
         except BaseException as error:
             self.error = error
 
 
 class Soak:
-    def __init__(self, service: Service, database: Database, seed: int) -> None:
+    def __init__(self, service: Service, database: Database, seed: int, away_seconds: float) -> None:
         self.service = service
         self.database = database
         self.chance = random.Random(seed)
+        self.away_seconds = away_seconds  # how long Valkey stays away, the first time
+        self._ways = itertools.cycle(["worker", "child", "SIGTERM"])
 
     def now(self) -> datetime:
         with self.database.read() as session:
             return session.scalars(select(db_now())).one()
 
     def kill_worker(self) -> Fault | None:
-        """A whole worker or its child alone, among those that have work or wait for some."""
+        """A whole worker or its child alone, among those that have work or wait for some; or SIGTERM."""
         self._restart_dead_workers()
         up = [name for name in WORKERS if self._has_child(name)]
         if not up:
             return None  # they are still starting
-        name = self.chance.choice(up)
-        pid = self.service.processes[name].pid
-        held = select(Job.id).where(Job.lease_owner.contains(f"-{pid}-"))
-        with self.database.read() as session:
-            at, ids = session.scalars(select(db_now())).one(), frozenset(session.scalars(held))
-        if self.chance.random() < 0.5:
+        name, at, ids = self._busiest(up)
+        how = next(self._ways)
+        if how == "SIGTERM":
+            self.service.terminate(name)
+            self.service.start_worker("predict", name)
+            return Fault("worker restarted", at, self.now(), ids)
+        if how == "child":
             try:
                 self.service.child_of(name).kill()
             except (psutil.NoSuchProcess, ValueError):  # it went by itself in this very moment
@@ -142,6 +116,18 @@ class Soak:
             self.service.kill(name)
             self.service.start_worker("predict", name)
         return Fault("worker killed", at, at, ids)
+
+    def _busiest(self, names: list[str]) -> tuple[str, datetime, frozenset[str]]:
+        """One of these workers that holds jobs at this moment, or soon, and which; else any of them."""
+        give_up = time.monotonic() + 2
+        while True:
+            name = self.chance.choice(names)
+            held = select(Job.id).where(Job.lease_owner.contains(f"-{self.service.processes[name].pid}-"))
+            with self.database.read() as session:
+                at, ids = session.scalars(select(db_now())).one(), frozenset(session.scalars(held))
+            if ids or time.monotonic() > give_up:
+                return name, at, ids
+            time.sleep(0.02)
 
     def _restart_dead_workers(self) -> None:
         """As ``pawlens up`` does: a worker whose child is killed while it starts gives up."""
@@ -165,25 +151,47 @@ class Soak:
         with self.database.read() as session:
             waiting = frozenset(session.scalars(select(Job.id).where(Job.state == JobState.QUEUED)))
         at = self.now()
+        seconds, self.away_seconds = self.away_seconds or self.chance.uniform(0.5, 3), 0
         self.service.valkey.terminate()  # SIGKILL
-        time.sleep(self.chance.uniform(0.5, 3))
+        time.sleep(seconds)
         self.service.valkey.start()
-        return Fault("Valkey killed, empty", at, self.now(), waiting)
+        kind = "Valkey killed, empty" if seconds <= 3 else f"Valkey away for {seconds:g} s"
+        return Fault(kind, at, self.now(), waiting)
+
+    def stop_postgres(self, server: RestartablePostgres) -> Fault:
+        at, unfinished = self.now(), self._unfinished()
+        server.stop()
+        time.sleep(self.chance.uniform(0.5, 3))
+        server.start()
+        return Fault("PostgreSQL restarted", at, self.now(), unfinished)
 
     def kill_api(self) -> Fault:
-        with self.database.read() as session:
-            unfinished = frozenset(session.scalars(select(Job.id).where(Job.finished_at.is_(None))))
-        at = self.now()
+        at, unfinished = self.now(), self._unfinished()
         self.service.kill("api")
         self.service.start("api")
         eventually(self.service.workers, what="the API")
         return Fault("API killed", at, self.now(), unfinished)
 
+    def _unfinished(self) -> frozenset[str]:
+        with self.database.read() as session:
+            return frozenset(session.scalars(select(Job.id).where(Job.finished_at.is_(None))))
+
 
 def run(
-    folder: Path, database_url: str, jobs: int, *, seed: int = 0, say: Callable[[str], None] = print
+    folder: Path,
+    database_url: str,
+    jobs: int,
+    *,
+    seed: int = 0,
+    away_seconds: float = 0,
+    postgres: RestartablePostgres | None = None,
+    say: Callable[[str], None] = print,
 ) -> Report:
-    """Run the soak to its end. Whatever it found is in the report; nothing is raised for it."""
+    """Run the soak to its end. Whatever it found is in the report; nothing is raised for it.
+
+    away_seconds: Valkey stays away for so long when it is killed first; later, and with 0, up to 3 s.
+    postgres: the server of ``database_url``, to be restarted now and then.
+    """
     with (
         Receiver() as receiver,
         running(folder, database_url, "predict", "io", **SETTINGS) as service,
@@ -191,17 +199,19 @@ def run(
     ):
         service.start_worker("predict", WORKERS[1])
         eventually(lambda: service.workers().get("predict") == 2, seconds=60, what="both workers")
-        soak = Soak(service, database, seed)
-        pace = min(60.0, jobs / 15)
+        soak = Soak(service, database, seed, away_seconds)
+        pace = min(60.0, jobs / 10)
         load = Load(str(service.http.base_url), jobs, per_second=pace, webhook_url=receiver.url)
         mischief = [
             Mischief(2, soak.kill_worker, seed + 1),
             Mischief(10, soak.kill_valkey, seed + 2),
             Mischief(15, soak.kill_api, seed + 3),
         ]
+        if postgres is not None:
+            mischief.append(Mischief(15, lambda: soak.stop_postgres(postgres), seed + 4))
         started = time.monotonic()
         load.run(WARM_UP_REQUESTS)
-        eventually(lambda: all_ended(database) and _told(database), what="the warm-up")
+        eventually(lambda: all_ended(database) and all_told(database), what="the warm-up")
         before = footprint(service)
         for one in mischief:
             one.start()
@@ -213,7 +223,7 @@ def run(
         finally:
             for one in mischief:
                 one.stop()
-        eventually(lambda: _told(database), seconds=120, what="the last webhook")
+        eventually(lambda: all_told(database), seconds=120, what="the last webhook")
         seconds = time.monotonic() - started
         faults = [fault for one in mischief for fault in one.faults]
         say("all ended; looking at what became of them")
@@ -228,98 +238,3 @@ def run(
             after=footprint(service),
             left=left_over(service, database),
         )
-
-
-def _told(database: Database) -> bool:
-    try:
-        with database.read() as session:
-            pending = select(func.count()).where(WebhookDelivery.state == DeliveryState.PENDING)
-            return not session.scalar(pending)
-    except ServiceUnavailable:
-        return False
-
-
-def rows_of(database: Database, faults: Sequence[Fault]) -> list[Row]:
-    ends, started, created = _times(database)
-    rows: dict[str, Row] = {}
-    for fault in faults:
-        row = rows.setdefault(fault.kind, Row(fault.kind, 0, 0, 0, 0))
-        row.times += 1
-        row.jobs += len(fault.jobs)
-        row.lost += sum(not ends.get(job_id) for job_id in fault.jobs)
-        row.doubled += sum(len(ends.get(job_id, ())) > 1 for job_id in fault.jobs)
-        if fault.kind == "worker killed":  # until the last job that it held has ended
-            after = [max(ends[job_id]) for job_id in fault.jobs if ends.get(job_id)]
-            after = [max(after)] if after else []
-        else:  # until the next job is begun, or accepted, once it is back
-            moments = started if fault.kind.startswith("Valkey") else created
-            after = [moment for moment in moments if moment > fault.back][:1]
-        row.seconds += [(moment - fault.at).total_seconds() for moment in after]
-    return list(rows.values())
-
-
-def _times(database: Database) -> tuple[dict[str, list[datetime]], list[datetime], list[datetime]]:
-    """When each job ended, as often as it did; when jobs were begun; when they were accepted."""
-    ends: dict[str, list[datetime]] = {}
-    started, created = [], []
-    with database.read() as session:
-        log = session.execute(
-            select(Event.subject_id, Event.type, Event.created_at).order_by(Event.created_at)
-        )
-        for subject, kind, at in log:
-            if kind in invariants.ENDS:
-                ends.setdefault(subject, []).append(at)
-            elif kind == "job.started":
-                started.append(at)
-            elif kind == "job.created":
-                created.append(at)
-    return ends, started, created
-
-
-def row_of_webhooks(database: Database, load: Load, receiver: Receiver) -> Row:
-    """Doubled is what was told under two ids; the same id twice is what "at least once" allows."""
-    told = receiver.subjects
-    lost = sum(not told[subject] for subject in load.posted.with_webhook)
-    with database.read() as session:
-        written = Counter(session.scalars(select(WebhookDelivery.subject_id)))
-    doubled = sum(count > 1 for count in written.values())
-    subjects = len(load.posted.with_webhook)
-    return Row("receiver answers 500", len(receiver.refused), subjects, lost, doubled, receiver.again_after)
-
-
-def wrong_answers(database: Database, load: Load) -> list[str]:
-    """Jobs that were not asked for or have another picture, and batches of another size."""
-    with database.read() as session:
-        jobs = session.execute(select(Job.id, Job.image_sha256, Job.batch_id)).all()
-    singles = {job.id: job.image_sha256 for job in jobs if job.batch_id is None}
-    sizes = Counter(job.batch_id for job in jobs if job.batch_id is not None)
-    found = []
-    if singles != load.posted.jobs:
-        found.append(f"{len(singles)} singles are there, {len(load.posted.jobs)} were accepted")
-    if sizes != load.posted.batches:
-        found.append(f"{len(sizes)} batches are there, {len(load.posted.batches)} were accepted")
-    return found
-
-
-def left_over(service: Service, database: Database) -> dict[str, int]:
-    with database.read() as session:
-        jobs = session.scalar(select(func.count()).where(Job.finished_at.is_(None))) or 0
-        pending = select(func.count()).where(WebhookDelivery.state == DeliveryState.PENDING)
-        deliveries = session.scalar(pending) or 0
-    with broker(service) as client:
-        hints = sum(int(client.llen(KEY_PREFIX + queue)) for queue in Queue)
-    return {"jobs": jobs, "hints": hints, "deliveries": deliveries}
-
-
-def footprint(service: Service) -> dict[str, dict[str, float]]:
-    """Of each part with all its children."""
-    found = {}
-    for name, process in service.processes.items():
-        parent = psutil.Process(process.pid)
-        family = [parent, *parent.children(recursive=True)]
-        found[name] = {
-            "MiB": sum(member.memory_info().rss for member in family) / (1 << 20),
-            "connections": sum(len(member.net_connections("all")) for member in family),
-            "files": sum(member.num_fds() for member in family),
-        }
-    return found
