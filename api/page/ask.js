@@ -76,24 +76,29 @@ class AskForm {
     this.#ready();
   }
 
-  /** More files; what is no picture, archive or list is named and left out. */
+  /** More files; what cannot go along is named and left out. */
   add(files) {
-    const unknown = files.filter((file) => !kindOf(file));
-    const known = files.filter(kindOf);
+    const isPicture = (file) => kindOf(file) === "picture";
+    const pictures = files.filter(isPicture);
+    // An archive or a list goes alone. Among pictures, as in a folder, it is not what was meant.
+    const single = pictures.length ? null : files.find(kindOf);
+    const taken = single ? [single] : pictures;
+    const left = files.filter((file) => !taken.includes(file));
     this.problem.replaceChildren(
-      unknown.length
+      left.length
         ? refusal({
             title: "Not all of that is a picture",
-            detail: `Left out: ${unknown
+            detail: `Left out: ${left
               .slice(0, 5)
               .map(({ name }) => name)
-              .join(", ")}${unknown.length > 5 ? ` and ${unknown.length - 5} more` : ""}.`,
+              .join(", ")}${left.length > 5 ? ` and ${left.length - 5} more` : ""}.`,
           })
         : "",
     );
-    const single = known.find((file) => kindOf(file) !== "picture"); // an archive or a list goes alone
-    this.files = single ? [single] : [...this.files.filter((file) => kindOf(file) === "picture"), ...known];
-    if (known.length) announce(count(this.files.length, "file"));
+    if (taken.length) {
+      this.files = single ? taken : [...this.files.filter(isPicture), ...taken];
+      announce(count(this.files.length, "file"));
+    }
     this.#ready();
   }
 

@@ -35,6 +35,7 @@ class BatchPage {
     this.signal = signal;
     this.title = el("h1", { tabindex: "-1" }, "Batch");
     this.pill = el("span", { class: "pill" });
+    this.origin = el("a", { hidden: true }, "The batch before");
     this.actions = el("div", { class: "actions" });
     this.lost = el(
       "p",
@@ -48,7 +49,7 @@ class BatchPage {
     this.element = el(
       "article",
       { class: "batch" },
-      el("header", { class: "page-head" }, el("div", {}, this.title, this.pill), this.actions),
+      el("header", { class: "page-head" }, el("div", {}, this.title, this.pill, this.origin), this.actions),
       this.lost,
       this.bar,
       this.counts,
@@ -66,6 +67,8 @@ class BatchPage {
     this.pill.dataset.state = { running: "running", completed: "succeeded", canceled: "canceled" }[
       batch.status
     ];
+    this.origin.hidden = !batch.retry_of; // of which this one repeats what failed
+    this.origin.href = `#/batch/${batch.retry_of}`;
     this.bar.replaceChildren(countsBar(batch));
     this.counts.replaceChildren(...countsWords(batch));
     if (before?.rejected !== batch.rejected && batch.rejected) {

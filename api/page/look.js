@@ -55,9 +55,10 @@ export class Look {
     if (!job.image) return;
     const [bitmap, model] = await Promise.all([artifacts.picture(job), artifacts.model()]);
     if (isOld()) return;
-    if (this.pictureOf !== job.id) {
-      this.pictureOf = job.id;
-      const place = job.methods.find((each) => each.provenance?.placement)?.provenance.placement;
+    const place = job.methods.find((each) => each.provenance?.placement)?.provenance.placement;
+    const picture = `${job.id} ${place ? "as explained" : "as it would be"}`;
+    if (this.picture !== picture) {
+      this.picture = picture;
       const { width, height } = job.image;
       this.viewer.setPicture(bitmap, job.image, place ? square(place) : crop(width, height, model));
     }

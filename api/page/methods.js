@@ -26,6 +26,8 @@ export class MethodTabs {
   }
 
   update(methods, current) {
+    const moved = current !== this.current;
+    this.current = current;
     for (const method of methods) {
       if (!this.tabs.has(method.name)) this.#add(method.name);
       const { tab, picture, says, bar } = this.tabs.get(method.name);
@@ -42,6 +44,14 @@ export class MethodTabs {
       const overlay = method.artifacts.find(({ name }) => name === "overlay.png");
       if (overlay && picture.firstChild?.tagName !== "IMG") picture.replaceChildren(thumbnail(overlay.url));
     }
+    if (moved) this.#center(this.tabs.get(current)?.tab);
+  }
+
+  /** On a phone the tabs are a strip that is wider than the screen. The page itself stays where it is. */
+  #center(tab) {
+    if (!tab) return;
+    const [strip, one] = [this.element, tab].map((element) => element.getBoundingClientRect());
+    this.element.scrollLeft += one.left + one.width / 2 - strip.left - strip.width / 2;
   }
 
   #add(name) {

@@ -5,6 +5,7 @@ import { el, icon } from "./dom.js";
 const PICTURE = /\.(jpe?g|png|webp)$/i;
 const ARCHIVE = /\.zip$/i;
 const MANIFEST = /\.(csv|jsonl)$/i;
+const HIDDEN = /^(\.|__MACOSX$|Thumbs\.db$|desktop\.ini$)/i; // what systems put into folders
 
 /** Which of the three a file is: "picture", "archive", "manifest"; null for anything else. */
 export function kindOf(file) {
@@ -15,13 +16,13 @@ export function kindOf(file) {
 
 /** The place to drop pictures on, with buttons that do the same. onFiles(files) gets all that came. */
 export function dropZone(onFiles, signal) {
-  const choose = (attributes) => {
+  const choose = (attributes, chosen = (all) => all) => {
     const input = el("input", {
       type: "file",
       class: "unseen",
       tabindex: "-1",
       "aria-hidden": "true",
-      onchange: () => (onFiles([...input.files]), (input.value = "")),
+      onchange: () => (onFiles(chosen([...input.files])), (input.value = "")),
       ...attributes,
     });
     return input;
@@ -30,7 +31,14 @@ export function dropZone(onFiles, signal) {
     multiple: true,
     accept: ".jpg,.jpeg,.png,.webp,.zip,.csv,.jsonl,image/jpeg,image/png,image/webp",
   });
-  const folder = choose({ webkitdirectory: true, multiple: true });
+  const folder = choose({ webkitdirectory: true, multiple: true }, (all) =>
+    inOrder(
+      all.filter(({ webkitRelativePath }) => {
+        const [, ...inside] = webkitRelativePath.split("/"); // the folder itself was chosen by hand
+        return !inside.some((name) => HIDDEN.test(name));
+      }),
+    ),
+  );
   const camera = choose({ accept: "image/*", capture: "environment" });
   const zone = el(
     "div",
@@ -111,13 +119,15 @@ function listen(zone, onFiles, signal) {
   );
 }
 
+const inOrder = (files) => files.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+
 /** All files that were dropped, with those in folders, in the order of their names. */
 async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
   const found = [];
   for (const entry of entries) await walk(entry, found);
-  return found.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+  return inOrder(found);
 }
 
 async function walk(entry, found) {
@@ -129,6 +139,6 @@ async function walk(entry, found) {
   for (;;) {
     const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)); // 100 at a time
     if (!some.length) return;
-    for (const one of some) await walk(one, found);
+    for (const one of some) if (!HIDDEN.test(one.name)) await walk(one, found);
   }
 }

@@ -2,7 +2,7 @@
 //
 // All coordinates are pixels of the upright original; only draw() and the pointer know the screen.
 
-import { el, iconButton } from "./dom.js";
+import { el, icon, iconButton } from "./dom.js";
 import { gestures } from "./gestures.js";
 
 const DEEPEST_ZOOM = 16;
@@ -32,17 +32,19 @@ export class Viewer {
       oninput: () => this.draw(),
     });
     this.output = el("output", { class: "reading" });
+    this.zoom = el(
+      "div",
+      { class: "zoom", role: "group", "aria-label": "Zoom", hidden: true },
+      iconButton("plus", "Zoom in", () => this.zoomBy(1.6)),
+      iconButton("minus", "Zoom out", () => this.zoomBy(1 / 1.6)),
+      iconButton("frame", "Show all", () => this.look({ zoom: 1, x: 0.5, y: 0.5 })),
+    );
+    this.nothing = el("div", { class: "nothing" }, icon("image")); // until there is a picture
     this.element = el(
       "div",
       { class: "viewer" },
-      el("div", { class: "stage" }, this.canvas, this.wipe, this.output),
-      el(
-        "div",
-        { class: "zoom", role: "group", "aria-label": "Zoom" },
-        iconButton("plus", "Zoom in", () => this.zoomBy(1.6)),
-        iconButton("minus", "Zoom out", () => this.zoomBy(1 / 1.6)),
-        iconButton("frame", "Show all", () => this.look({ zoom: 1, x: 0.5, y: 0.5 })),
-      ),
+      el("div", { class: "stage" }, this.canvas, this.wipe, this.output, this.nothing),
+      this.zoom,
     );
     gestures(this);
     new ResizeObserver(() => this.draw()).observe(this.canvas);
@@ -53,6 +55,8 @@ export class Viewer {
     this.size = { width, height };
     this.crop = crop;
     this.picture = bitmap;
+    this.nothing.hidden = true;
+    this.zoom.hidden = false;
     this.greyPicture = new OffscreenCanvas(bitmap.width, bitmap.height);
     const context = this.greyPicture.getContext("2d");
     context.drawImage(bitmap, 0, 0);

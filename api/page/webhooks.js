@@ -56,7 +56,7 @@ export function webhooks(signal) {
         "span",
         { class: "row-words" },
         el("span", { class: "row-title" }, one.url),
-        el("span", { class: "hint" }, one.events?.join(", ") ?? "every end of a job"),
+        el("span", { class: "hint" }, one.events?.join(", ") ?? "every end of a job or a batch"),
       ),
       el("span", { class: "pill", "data-state": state[0] }, state[1]),
       el(
@@ -87,6 +87,7 @@ export function webhooks(signal) {
   };
 
   const delivery = (one) => {
+    const subject = /^(job|batch)_/.exec(one.subject_id)?.[1];
     const last = one.attempts.at(-1);
     const outcome = last ? `${last.status_code ?? ""} ${last.error ?? ""}`.trim() : "";
     const next = one.next_attempt_at && one.status === "pending" ? `next ${when(one.next_attempt_at)}` : "";
@@ -101,7 +102,7 @@ export function webhooks(signal) {
           { class: "row-title" },
           one.event_type,
           " ",
-          one.subject_id.startsWith("job_") && el("a", { href: `#/job/${one.subject_id}` }, "its job"),
+          subject && el("a", { href: `#/${subject}/${one.subject_id}` }, `its ${subject}`),
         ),
         el(
           "span",

@@ -3,6 +3,7 @@
 ==============  ================================================================================
 ``service``     one for the whole run, with the stand-in engine; each method takes a second or so
 ``browser``     Chromium, for the whole run
+``jobs``        two jobs of that service that have ended, explained
 ``visit``       opens the page in a profile of its own and checks afterwards that nothing went wrong
 ==============  ================================================================================
 
@@ -12,6 +13,7 @@ in a script, and no request to any other server.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,10 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    expect,
+    sync_playwright,
+)
 
-from tests.processes import Service, running
+from core.vision.stand_in import StandInEngine
+from tests.processes import PHOTOS, Service, running
 
+_PATIENCE = 60_000  # milliseconds; never what is asserted, only when to give up
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -30,11 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group("browser"))  # one Chromium and one service for all
 
 
 @pytest.fixture(scope="session")
 def playwright() -> Iterator[Playwright]:
+    expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as started:
         yield started
 
@@ -63,8 +75,26 @@ def make_service_folder(template: Path, factory: pytest.TempPathFactory) -> tupl
 @pytest.fixture(scope="session")
 def service(migrated_sqlite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, url = make_service_folder(migrated_sqlite_file, tmp_path_factory)
-    with running(folder, url, "predict", "explain", "io", stand_in_seconds=1.2) as started:
+    # Tests offer pictures on loopback.
+    settings = {"stand_in_seconds": 1.2, "allow_private_network": True}
+    with running(folder, url, "predict", "explain", "io", **settings) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def jobs(service: Service) -> list[dict[str, Any]]:
+    """Two jobs that have ended: one explained for its answer, one for the class that is not its answer."""
+    engine = StandInEngine()
+    answer = engine.predict([engine.prepare(PHOTOS[9].read_bytes())])[0].label
+    options = json.dumps({"target": {"cat": "dog", "dog": "cat"}[answer]})
+    both = [
+        service.post(PHOTOS[8], methods="grad_cam"),
+        service.post(PHOTOS[9], methods="occlusion", options=options),
+    ]
+    ended = [service.wait(job["id"]) for job in both]
+    assert [job["status"] for job in ended] == ["succeeded", "succeeded"]
+    assert ended[1]["prediction"]["label"] == answer
+    return ended
 
 
 class Visit:
@@ -111,7 +141,7 @@ def open_visit(browser: Browser, service: Service) -> Iterator[OpenVisit]:
 
     def opened(*, at: Service = service, **options: Any) -> Visit:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(60_000)  # for machines that have other things to do
+        context.set_default_timeout(_PATIENCE)
         visits.append(Visit(context, str(at.http.base_url).rstrip("/")))
         return visits[-1]
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from playwright.sync_api import expect
 
-from core.database import Database
 from core.explain.options import ExplainOptions, OcclusionOptions
-from core.jobs.tables import Job
 from tests.browser.conftest import Visit
-from tests.browser.views import SLOW, ask, choose, expect_end, methods
+from tests.browser.views import ask, choose, expect_end, methods
 from tests.processes import PHOTOS, Service
 
 
@@ -65,16 +61,6 @@ def test_pictures_are_dropped_anywhere(visit: Visit) -> None:
     expect(page.get_by_role("heading", name="wild.webp")).to_be_visible()
 
 
-def options_of(service: Service, job_id: str) -> dict[str, Any]:
-    database = Database(service.environment["PAWLENS_DATABASE_URL"])
-    with database.read() as session:
-        job = session.get(Job, job_id)
-        assert job is not None
-        options = dict(job.options)
-    database.dispose()
-    return options
-
-
 def test_options_come_from_the_schema(visit: Visit, service: Service) -> None:
     page = visit.open()
     methods(page, "occlusion")
@@ -87,11 +73,9 @@ def test_options_come_from_the_schema(visit: Visit, service: Service) -> None:
         page.get_by_role("button", name="Ask", exact=True).click()
     page.wait_for_url("**/#/job/*")
     assert posted.value.headers["idempotency-key"]
-    kept = options_of(service, page.url.rpartition("/")[2])
+    kept = service.http.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()["options"]
     changed = {"target": "dog", "occlusion": OcclusionOptions(stride=8)}
     assert ExplainOptions.model_validate(kept) == ExplainOptions.model_validate(changed)
-    expect_end(page)
-    expect(page.locator(".notes .lead")).to_contain_text("“dog”")  # not the answer, but what was asked for
 
 
 REFUSED = {
@@ -115,9 +99,9 @@ def test_a_refused_picture_is_explained(visit: Visit, row: str) -> None:
 def test_a_blocked_address_is_explained(visit: Visit) -> None:
     visit.refusals = 1
     page = visit.open()
-    page.get_by_label("or the address of a picture").fill("http://127.0.0.1/cat.jpg")
+    page.get_by_label("or the address of a picture").fill("https://me:secret@example.com/cat.jpg")
     page.get_by_role("button", name="Ask", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("address")
+    expect(page.get_by_role("alert")).to_contain_text("must not hold a user name or password")
 
 
 def test_files_of_other_kinds_are_named(visit: Visit) -> None:
@@ -133,5 +117,5 @@ def test_asking_again_brings_the_picture_along(visit: Visit) -> None:
     ask(page, photo=PHOTOS[6])
     expect_end(page)
     page.get_by_role("button", name="Ask again").click()
-    expect(page.locator(".tray")).to_contain_text(PHOTOS[6].name, timeout=SLOW)
+    expect(page.locator(".tray")).to_contain_text(PHOTOS[6].name)
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()

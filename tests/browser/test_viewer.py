@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from playwright.sync_api import Page, expect
 from core.vision.images import Preprocessing
 from core.vision.manifest import read_manifest
 from tests.browser.conftest import OpenVisit, Visit, make_service_folder
-from tests.browser.views import METHODS, SLOW, pixels
+from tests.browser.views import METHODS, pixels
 from tests.processes import EXAMPLES, Service, running
 
 PHOTO = EXAMPLES / "Bengal_43.jpg"  # 500 x 357 pixels
@@ -31,7 +32,8 @@ def real(migrated_sqlite_file: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def job_id(real: Service) -> str:
-    job = real.wait(real.post(PHOTO, methods=",".join(METHODS))["id"], seconds=240)
+    options = json.dumps({"occlusion": {"stride": 32}})  # a quarter of the windows will do
+    job = real.wait(real.post(PHOTO, methods=",".join(METHODS), options=options)["id"], seconds=240)
     assert job["status"] == "succeeded"
     return str(job["id"])
 
@@ -43,14 +45,14 @@ def at_real(open_visit: OpenVisit, real: Service) -> Visit:
 
 def opened(visit: Visit, job_id: str, method: str) -> Page:
     page = visit.open(f"job/{job_id}/{method}")
-    expect(page.locator(".notes .lead")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".notes .lead")).to_be_visible()
     return page
 
 
 def changed(page: Page, before: str) -> str:
     """The pixels as they are after a change, which must be others than before."""
     page.wait_for_function(
-        "before => document.querySelector('.stage canvas').toDataURL() !== before", arg=before, timeout=SLOW
+        "before => document.querySelector('.stage canvas').toDataURL() !== before", arg=before
     )
     return pixels(page)
 
@@ -79,7 +81,7 @@ def test_every_control_changes_the_pixels(at_real: Visit, job_id: str) -> None:
     seen.append(changed(page, seen[-1]))
     assert len(set(seen)) == len(seen)
     page.reload()  # what was chosen is remembered
-    expect(page.get_by_label("Slider")).to_be_checked(timeout=SLOW)
+    expect(page.get_by_label("Slider")).to_be_checked()
     expect(page.get_by_label("Smooth")).not_to_be_checked()
 
 
@@ -167,7 +169,7 @@ def test_downloads(at_real: Visit, real: Service, job_id: str) -> None:
 def test_two_methods_side_by_side_move_together(at_real: Visit, job_id: str) -> None:
     page = at_real.open(f"compare/{job_id}")
     pictures = page.locator(".stage canvas")
-    expect(page.locator(".legend canvas")).to_have_count(2, timeout=SLOW)
+    expect(page.locator(".legend canvas")).to_have_count(2)
     assert [box.input_value() for box in page.get_by_label(re.compile("method$")).all()] == METHODS[:2]
     before = pictures.nth(1).evaluate("canvas => canvas.toDataURL()")
     page.get_by_role("button", name="Zoom in").first.click()
@@ -176,3 +178,14 @@ def test_two_methods_side_by_side_move_together(at_real: Visit, job_id: str) -> 
     )
     page.get_by_label("On the right: method").select_option("occlusion")
     expect(page).to_have_url(re.compile("/occlusion$"))
+
+
+def test_the_tab_of_what_is_shown_is_in_sight_on_a_phone(
+    open_visit: OpenVisit, real: Service, job_id: str
+) -> None:
+    visit = open_visit(at=real, viewport={"width": 360, "height": 740}, is_mobile=True)
+    page = visit.open(f"job/{job_id}")
+    expect(page.locator("#tab-grad_cam")).to_be_in_viewport()
+    expect(page.locator("#tab-kernels")).not_to_be_in_viewport()  # the strip is wider than the screen
+    page = opened(visit, job_id, "kernels")
+    expect(page.locator("#tab-kernels")).to_be_in_viewport()

@@ -7,20 +7,20 @@ import re
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenVisit, Visit
-from tests.browser.views import SLOW, ask, expect_end, pixels, state
+from tests.browser.views import ask, expect_end, pixels, state
 from tests.processes import PHOTOS, Service, eventually
 
 
 def test_the_answer_comes_first_and_then_each_method(visit: Visit) -> None:
     page = visit.open()
     ask(page, "grad_cam", "integrated_gradients", "occlusion")
-    expect(page.locator(".answer")).to_have_text(re.compile(r"(cat|dog) .*%"), timeout=SLOW)
+    expect(page.locator(".answer")).to_have_text(re.compile(r"(cat|dog) .*%"))
     last = page.locator("#tab-occlusion")
     expect(last).to_have_attribute("data-state", re.compile("queued|running"))
     # The one at work is on show, and its map so far lies on the picture before it is done.
-    expect(page.locator("#tab-integrated_gradients")).to_have_attribute("aria-selected", "true", timeout=SLOW)
+    expect(page.locator("#tab-integrated_gradients")).to_have_attribute("aria-selected", "true")
     expect(page.locator("#tab-integrated_gradients progress")).to_be_visible()
-    expect(last).to_have_attribute("data-state", "succeeded", timeout=SLOW)
+    expect(last).to_have_attribute("data-state", "succeeded")
     expect_end(page)
     expect(page.locator(".findings li").first).to_be_visible()
     expect(page.locator("[role=tab][data-state=succeeded]")).to_have_count(3)
@@ -32,7 +32,24 @@ def test_a_partial_map_is_refined_in_place(visit: Visit) -> None:
         ask(page, "occlusion", photo=PHOTOS[4])
     assert answer.value.status in (200, 404)  # it may be done by the time that it is asked for
     expect_end(page)
-    assert page.locator(".legend canvas").is_visible()
+    expect(page.locator(".legend canvas")).to_be_visible()
+
+
+def test_numbers_lie_where_the_network_saw_them_when_it_explained(
+    visit: Visit, open_visit: OpenVisit, service: Service
+) -> None:
+    # As if the weights were others by now, which look at the middle of a picture alone.
+    model = {**service.http.get("/v1/model").json(), "resize_scale": 2.0}
+    for one in (visit, again := open_visit()):
+        one.page.route("**/v1/model", lambda route: route.fulfill(json=model))
+    job_id = ask(visit.open(), "grad_cam", photo=PHOTOS[7])
+    expect_end(visit.page)
+    for page in (visit.page, again.open(f"job/{job_id}")):  # watched from the beginning, opened afterwards
+        expect(page.locator(".legend canvas")).to_be_visible()
+        box = page.locator(".stage canvas").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.03 * box["height"])
+        expect(page.locator(".reading")).to_contain_text("log-odds")
 
 
 def test_cancel(visit: Visit) -> None:
@@ -62,12 +79,12 @@ def test_the_api_may_restart_while_a_job_runs(visit: Visit, service: Service) ->
     visit.refusals = 1
     page = visit.open()
     ask(page, "grad_cam", "integrated_gradients", "occlusion", "feature_maps", photo=PHOTOS[3])
-    expect(page.locator(".answer")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".answer")).to_be_visible()
     service.kill("api")
-    expect(page.get_by_text("The connection is lost")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("The connection is lost")).to_be_visible()
     service.start("api")
     eventually(service.workers, what="the API")
-    expect(page.get_by_text("The connection is lost")).to_be_hidden(timeout=SLOW)
+    expect(page.get_by_text("The connection is lost")).to_be_hidden()
     expect_end(page)
     expect(page.locator("[role=tab][data-state=succeeded]")).to_have_count(4)
 

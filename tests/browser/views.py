@@ -8,8 +8,6 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.processes import PHOTOS
 
-SLOW = 60_000  # milliseconds; never what is asserted, only when to give up
-
 METHODS = ["grad_cam", "integrated_gradients", "occlusion", "feature_maps", "kernels"]
 
 
@@ -37,7 +35,7 @@ def state(page: Page) -> Locator:
 
 
 def expect_end(page: Page, words: str = "done") -> None:
-    expect(state(page)).to_have_text(words, timeout=SLOW)
+    expect(state(page)).to_have_text(words)
 
 
 def pixels(page: Page) -> str:
