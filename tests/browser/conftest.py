@@ -44,14 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, _NAMES)), playwright.chromium.executable_path)
     if not Path(found).exists():
@@ -72,7 +72,7 @@ def make_service_folder(template: Path, factory: pytest.TempPathFactory) -> tupl
     return folder, f"sqlite:///{folder / 'pawlens.db'}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(migrated_sqlite_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, url = make_service_folder(migrated_sqlite_file, tmp_path_factory)
     # Tests offer pictures on loopback.
@@ -81,7 +81,7 @@ def service(migrated_sqlite_file: Path, tmp_path_factory: pytest.TempPathFactory
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def jobs(service: Service) -> list[dict[str, Any]]:
     """Two jobs that have ended: one explained for its answer, one for the class that is not its answer."""
     engine = StandInEngine()
