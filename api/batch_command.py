@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from api.client_commands import DEFAULT_SERVER, EXIT_INTERRUPTED, PICTURES, ApiKey, Server, connected
+from api.client_commands import DEFAULT_SERVER, EXIT_INTERRUPTED, ApiKey, Server, connected, pictures_in
 
 if TYPE_CHECKING:
     from api.client import PawlensClient
@@ -78,10 +78,7 @@ def _form(out: Path) -> Form:
 def _upload(source: Path) -> Iterator[tuple[Literal["archive", "manifest"], Path]]:
     """What to send. A folder becomes a zip, in which its pictures keep their names below the folder."""
     if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
-        if not found:
-            print(f"{source} holds no .jpg, .png or .webp.", file=sys.stderr)
-            raise typer.Exit(1)
+        found = pictures_in(source)
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder, f"{source.resolve().name}.zip")
             with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # pictures are compressed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,7 +18,7 @@ from api.batch_manifest import from_manifest
 from api.batch_schemas import BatchFields, BatchForm, BatchItem, BatchRequest
 from api.batch_upload import Part, Upload, receive
 from api.problems import from_validation
-from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS
+from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS, decode_base64
 from core.errors import (
     BadRequest,
     InvalidRequest,
@@ -116,19 +114,10 @@ def _from_item(index: int, item: Any, settings: Settings) -> Given:
             url = checked_url(valid.url, settings)
             return Given(index, valid.name, valid.custom_id, url=url)
         assert valid.base64 is not None
-        data = _decoded(valid.base64)
+        data = decode_base64(valid.base64, "base64")
         return Given(index, valid.name, valid.custom_id, read=lambda: data, size=len(data))
     except (ValidationError, PawlensError) as error:
         return refused(index, item, error)
-
-
-def _decoded(text: str) -> bytes:
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"base64: this is not base64: {error}") from error
 
 
 def _from_form(upload: Upload, settings: Settings) -> AskedBatch:

@@ -147,6 +147,6 @@ class PawlensClient(Connection):
         try:
             response = self.http.get("/livez")
         except httpx.TransportError as error:
-            raise NoServer(f"{self.base_url}: {error or type(error).__name__}") from error
+            raise NoServer.of(self.base_url, error) from error
         if not response.is_success:
             raise NoServer(f"{self.base_url}: /livez answers {response.status_code}")

@@ -114,13 +114,18 @@ def _pictures(sources: Sequence[str]) -> Iterator[Path | str]:
         if source.startswith(("http://", "https://")):
             yield source
         elif Path(source).is_dir():
-            found = sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in PICTURES)
-            if not found:
-                print(f"{source} holds no .jpg, .png or .webp.", file=sys.stderr)
-                raise typer.Exit(1)
-            yield from found
+            yield from pictures_in(Path(source))
         else:
             yield Path(source)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files in it, and below it, that are pictures by their names. Without any the command ends."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not found:
+        print(f"{folder} holds no .jpg, .png or .webp.", file=sys.stderr)
+        raise typer.Exit(1)
+    return found
 
 
 @contextmanager

@@ -63,6 +63,10 @@ class ApiError(Exception):
 class NoServer(Exception):
     """Nothing answers at the address, or the connection broke."""
 
+    @classmethod
+    def of(cls, base_url: str, error: httpx.TransportError) -> NoServer:
+        return cls(f"{base_url}: {error or type(error).__name__}")
+
 
 class Connection:
     """Talks to one server.
@@ -118,7 +122,7 @@ class Connection:
                 never_sent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
                 harmless = method == "GET" or "Idempotency-Key" in arguments.get("headers", ())
                 if last or not (never_sent or harmless):
-                    raise NoServer(f"{self.base_url}: {error or type(error).__name__}") from error
+                    raise NoServer.of(self.base_url, error) from error
             else:
                 if response.is_success:
                     return response
@@ -145,7 +149,7 @@ class Connection:
                     raise ApiError.of(response)
                 yield response.iter_bytes()
         except httpx.TransportError as error:
-            raise NoServer(f"{self.base_url}: {error or type(error).__name__}") from error
+            raise NoServer.of(self.base_url, error) from error
 
     def stream_events(self, path: str, after: int) -> Iterator[dict[str, Any]]:
         """The events above the number ``after``, until there are no more to come.
@@ -171,12 +175,12 @@ class Connection:
             except httpx.TransportError as error:
                 failures += 1
                 if failures == MAX_ATTEMPTS:
-                    raise NoServer(f"{self.base_url}: {error or type(error).__name__}") from error
-                time.sleep(_pause(failures))
+                    raise NoServer.of(self.base_url, error) from error
             except ApiError as error:
                 failures += 1
                 if failures == MAX_ATTEMPTS or error.status not in (429, 503):
                     raise
+            if failures:
                 time.sleep(_pause(failures))
 
     def until_final(self, ask: Callable[[float], Thing], timeout: float | None) -> Thing:

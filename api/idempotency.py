@@ -33,6 +33,11 @@ _KEY = re.compile("[ -~]{1,255}")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 
+def headers_of(location: str, *, is_replayed: bool) -> dict[str, str]:
+    """Of the answer to a POST that creates: where it is, and whether it was made by an earlier request."""
+    return {"Location": location} | ({"Idempotent-Replayed": "true"} if is_replayed else {})
+
+
 def named(request: Request, asked: Asked) -> Idempotency | None:
     """The key of a request that posts a job, or None without the header.
 

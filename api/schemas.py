@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, Field
 
+from core.errors import InvalidRequest
+from core.jobs.ids import Prefix
 from core.jobs.queries import JobRecord
 from core.jobs.states import JobState, MethodState, Queue
 
@@ -282,6 +286,22 @@ class LegacyExplanation(LegacyPrediction):
         description="PNG pictures as data URLs; NAME_error where one failed.",
         examples=[{"gradcam_panel": "data:image/png;base64,iVBORw0KGgo...", "occlusion_error": "..."}],
     )
+
+
+Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")]
+
+
+def checked_cursor(cursor: str | None, prefix: Prefix) -> str | None:
+    """The id that a page goes on from.
+
+    Raises:
+        InvalidRequest: it is no cursor of such a list.
+    """
+    if cursor is not None and not re.fullmatch(rf"{prefix}_[0-9a-f]{{32}}", cursor):
+        raise InvalidRequest(
+            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
+        )
+    return cursor
 
 
 Wait = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]

@@ -222,14 +222,21 @@ def _from_json(body: bytes) -> Asked:
     source = fields.image
     if source.base64 is None:
         return Asked(fields, None, source.url, source.name)
-    text = source.base64
+    return Asked(fields, decode_base64(source.base64, "image.base64"), None, source.name)
+
+
+def decode_base64(text: str, field: str) -> bytes:
+    """The bytes of ``text``, which may be a ``data:`` URL.
+
+    Raises:
+        InvalidRequest: it is not base64; ``field`` is named.
+    """
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        data = base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"image.base64: this is not base64: {error}") from error
-    return Asked(fields, data, None, source.name)
+        raise InvalidRequest(f"{field}: this is not base64: {error}") from error
 
 
 def _refuse_constant(name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -17,9 +16,8 @@ from api.batch_schemas import BatchOut, BatchPage
 from api.batching import Batching, get_batching
 from api.openapi import BATCH_BODY, problems
 from api.routes.events import AfterQuery, LastEventId, described, streamed
-from api.schemas import Wait
+from api.schemas import Cursor, Wait, checked_cursor
 from api.service import ServiceDep
-from core.errors import InvalidRequest
 from core.jobs import batch_queries
 from core.jobs.states import BatchState
 
@@ -102,10 +100,7 @@ async def create_batch(
         batch, replayed = await batching.accept(asked, once, owner=owner)
     finally:
         asked.close()
-    headers = {"Location": batch.links.self}
-    if replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return answer(batch, 202, headers)
+    return answer(batch, 202, idempotency.headers_of(batch.links.self, is_replayed=replayed))
 
 
 @router.get("", response_model=BatchPage, responses=problems(422, 503))
@@ -114,18 +109,13 @@ def list_batches(
     owner: OwnerDep,
     status: Annotated[list[BatchState] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[
-        str | None, Query(max_length=64, description="`next_cursor` of the page before.")
-    ] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """Batches, newest first."""
-    if cursor is not None and not re.fullmatch(r"batch_[0-9a-f]{32}", cursor):
-        raise InvalidRequest(
-            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
-        )
+    before = checked_cursor(cursor, "batch")
     with service.database.read() as session:
         records = batch_queries.list_batches(
-            session, owner=owner, states=status or (), before=cursor, limit=limit + 1
+            session, owner=owner, states=status or (), before=before, limit=limit + 1
         )
     shown = [BatchOut.of(record) for record in records[:limit]]
     page = BatchPage(batches=shown, next_cursor=shown[-1].id if len(records) > limit else None)
@@ -225,8 +215,7 @@ def retry_batch(
 ) -> Response:
     """Run again what failed or expired, as a new batch, under the same `index`, `name` and `custom_id`."""
     batch, replayed = batching.retry(batch_id, idempotency.of(request, []), owner=owner)
-    headers = {"Location": batch.links.self}
-    return answer(batch, 202, headers | ({"Idempotent-Replayed": "true"} if replayed else {}))
+    return answer(batch, 202, idempotency.headers_of(batch.links.self, is_replayed=replayed))
 
 
 @router.delete(

@@ -11,10 +11,9 @@ from starlette.responses import Response
 from api import idempotency
 from api.auth import OwnerDep
 from api.openapi import JOB_BODY, problems
-from api.schemas import JobOut, JobPage, Wait
+from api.schemas import Cursor, JobOut, JobPage, Wait, checked_cursor
 from api.service import ServiceDep
 from api.submissions import read_job
-from core.errors import InvalidRequest
 from core.jobs import completion, explanations, queries, results, retention, webhooks
 from core.jobs.states import FINAL, JobState, Queue
 
@@ -79,9 +78,7 @@ async def create_job(
     seconds = _preferred_wait(", ".join(prefer or ()))
     asked = await read_job(request, service.settings)
     job, replayed = await service.accept_once(asked, idempotency.named(request, asked), owner=owner)
-    headers = {"Location": job.links.self}
-    if replayed:
-        headers["Idempotent-Replayed"] = "true"
+    headers = idempotency.headers_of(job.links.self, is_replayed=replayed)
     if seconds is None:
         return answer(job, 202, headers)
     headers["Preference-Applied"] = f"wait={seconds:g}"
@@ -104,15 +101,10 @@ def list_jobs(
     batch_id: Annotated[str | None, Query(max_length=48)] = None,
     custom_id: Annotated[str | None, Query(max_length=255)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[
-        str | None, Query(max_length=64, description="`next_cursor` of the page before.")
-    ] = None,
+    cursor: Cursor = None,
 ) -> Response:
     """Jobs, newest first."""
-    if cursor is not None and not re.fullmatch(r"job_[0-9a-f]{32}", cursor):
-        raise InvalidRequest(
-            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
-        )
+    before = checked_cursor(cursor, "job")
     with service.database.read() as session:
         records = queries.list_jobs(
             session,
@@ -121,7 +113,7 @@ def list_jobs(
             kind=kind,
             batch_id=batch_id,
             custom_id=custom_id,
-            before=cursor,
+            before=before,
             limit=limit + 1,
         )
     jobs = [service.shown(record) for record in records[:limit]]

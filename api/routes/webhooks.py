@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from api import idempotency
 from api.auth import OwnerDep
 from api.openapi import problems
+from api.schemas import Cursor, checked_cursor
 from api.service import Service, ServiceDep
 from api.submissions import check_receiver
 from api.webhook_schemas import (
@@ -21,7 +21,6 @@ from api.webhook_schemas import (
     WebhookRequest,
     WebhookWithSecret,
 )
-from core.errors import InvalidRequest
 from core.jobs import delivery_log, webhooks
 from core.jobs.ids import new_id
 from core.jobs.states import Queue
@@ -30,7 +29,6 @@ from core.jobs.submit import Naming, name_request
 router = APIRouter(prefix="/v1", tags=["webhooks"])
 
 Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")]
 
 
 @router.post(
@@ -62,9 +60,9 @@ def create_webhook(
             )
         else:
             endpoint = webhooks.get_endpoint(session, made, owner=owner)
-            response.headers["Idempotent-Replayed"] = "true"
         created = WebhookWithSecret.of(endpoint)
-    response.headers["Location"] = f"/v1/webhooks/{created.id}"
+    location = f"/v1/webhooks/{created.id}"
+    response.headers.update(idempotency.headers_of(location, is_replayed=made != endpoint_id))
     return created
 
 
@@ -144,7 +142,11 @@ def list_webhook_deliveries(
     with service.database.read() as session:
         webhooks.get_endpoint(session, webhook_id, owner=owner)
         records = delivery_log.list_deliveries(
-            session, owner=owner, endpoint_id=webhook_id, before=_before(cursor), limit=limit + 1
+            session,
+            owner=owner,
+            endpoint_id=webhook_id,
+            before=checked_cursor(cursor, "msg"),
+            limit=limit + 1,
         )
     return _page(records, limit)
 
@@ -160,7 +162,7 @@ def list_deliveries(
     """Deliveries to all receivers, also to the `webhook_url` of jobs; of one job, if you say which."""
     with service.database.read() as session:
         records = delivery_log.list_deliveries(
-            session, owner=owner, subject_id=job_id, before=_before(cursor), limit=limit + 1
+            session, owner=owner, subject_id=job_id, before=checked_cursor(cursor, "msg"), limit=limit + 1
         )
     return _page(records, limit)
 
@@ -189,14 +191,6 @@ def redeliver(delivery_id: str, service: ServiceDep, owner: OwnerDep) -> Deliver
 def _delivery(service: Service, delivery_id: str) -> DeliveryOut:
     with service.database.read() as session:
         return DeliveryOut.of(delivery_log.get_delivery(session, delivery_id))
-
-
-def _before(cursor: str | None) -> str | None:
-    if cursor is not None and not re.fullmatch(r"msg_[0-9a-f]{32}", cursor):
-        raise InvalidRequest(
-            "cursor: not a cursor of this list. Pass next_cursor of the page before, as it is."
-        )
-    return cursor
 
 
 def _page(records: list[delivery_log.DeliveryRecord], limit: int) -> DeliveryPage:
