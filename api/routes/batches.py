@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from api import batch_exports, idempotency
+from api import answers, batch_exports, idempotency
 from api.auth import OwnerDep
 from api.batch_items import read_batch
 from api.batch_schemas import BatchOut, BatchPage
@@ -25,7 +25,6 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 BatchingDep = Annotated[Batching, Depends(get_batching)]
 
-_UNCHANGED = {"description": "Unchanged since the ETag in If-None-Match."}
 _MEDIA_TYPES = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8", "zip": "application/zip"}
 _RESULTS = {
     "description": "A row for each item, in the order of `index`.",
@@ -54,17 +53,10 @@ _RESULTS = {
 
 
 def answer(batch: BatchOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """The batch as JSON, with an ETag, and with Retry-After while it runs."""
-    body = batch.model_dump_json()
-    sent = {"ETag": _etag(body), "Cache-Control": "no-cache", **(headers or {})}
-    if batch.status is BatchState.RUNNING:
-        sent["Retry-After"] = "1"
-    return Response(body, status, sent, media_type="application/json")
-
-
-def _etag(body: str) -> str:
-    # Of all that is shown: counts change more often than events are written.
-    return f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+    # Its ETag is of all that is shown: counts change more often than events are written.
+    etag = f'W/"{hashlib.sha256(batch.model_dump_json().encode()).hexdigest()[:32]}"'
+    is_final = batch.status is not BatchState.RUNNING
+    return answers.shown(batch, etag, is_final=is_final, status=status, headers=headers)
 
 
 @router.post(
@@ -122,7 +114,9 @@ def list_batches(
     return Response(page.model_dump_json(), media_type="application/json")
 
 
-@router.get("/{batch_id}", response_model=BatchOut, responses=problems(404, 422, 503, http_304=_UNCHANGED))
+@router.get(
+    "/{batch_id}", response_model=BatchOut, responses=problems(404, 422, 503, http_304=answers.UNCHANGED)
+)
 async def get_batch(
     batch_id: str,
     batching: BatchingDep,
@@ -136,11 +130,7 @@ async def get_batch(
 ) -> Response:
     """A batch as it is now, or, with `wait`, as soon as there is news of it."""
     batch = await batching.wait(batch_id, wait, owner=owner, after=after)
-    sent = answer(batch)
-    known = (if_none_match or "").split(",")
-    if (tag := sent.headers["ETag"]) in (one.strip() for one in known):
-        return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
-    return sent
+    return answers.unless_known(answer(batch), if_none_match)
 
 
 @router.get(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from api import idempotency
+from api import answers, idempotency
 from api.auth import OwnerDep
 from api.openapi import JOB_BODY, problems
 from api.schemas import Cursor, JobOut, JobPage, Wait, checked_cursor
@@ -21,7 +21,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 MAX_WAIT_SECONDS = 60.0
 
-_UNCHANGED = {"description": "Unchanged since the ETag in If-None-Match."}
 _ARTIFACT = {
     "description": "The file's bytes.",
     "content": {kind: {} for kind in ("image/png", "application/octet-stream", "application/zip")},
@@ -33,16 +32,9 @@ _PICTURE = {
 
 
 def answer(job: JobOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """The job as JSON, with an ETag, and with Retry-After while it has not ended."""
-    sent = {"ETag": _etag(job), "Cache-Control": "no-cache", **(headers or {})}
-    if job.status not in FINAL:
-        sent["Retry-After"] = "1"
-    return Response(job.model_dump_json(), status, sent, media_type="application/json")
-
-
-def _etag(job: JobOut) -> str:
     place = f"-{job.queue.position}" if job.queue else ""  # it changes without any event
-    return f'W/"{job.event_seq}{place}"'
+    etag = f'W/"{job.event_seq}{place}"'
+    return answers.shown(job, etag, is_final=job.status in FINAL, status=status, headers=headers)
 
 
 @router.post(
@@ -124,7 +116,7 @@ def list_jobs(
 @router.get(
     "/{job_id}",
     response_model=JobOut,
-    responses=problems(404, 422, 503, http_304=_UNCHANGED),
+    responses=problems(404, 422, 503, http_304=answers.UNCHANGED),
 )
 async def get_job(
     job_id: str,
@@ -139,15 +131,13 @@ async def get_job(
 ) -> Response:
     """A job as it is now, or, with `wait`, as soon as there is news of it."""
     job = await service.wait(job_id, wait, owner=owner, after=after)
-    if if_none_match is not None and _etag(job) in (tag.strip() for tag in if_none_match.split(",")):
-        return Response(status_code=304, headers={"ETag": _etag(job), "Cache-Control": "no-cache"})
-    return answer(job)
+    return answers.unless_known(answer(job), if_none_match)
 
 
 @router.get(
     "/{job_id}/image",
     response_class=Response,
-    responses=problems(404, 422, 503, http_200=_PICTURE, http_304=_UNCHANGED),
+    responses=problems(404, 422, 503, http_200=_PICTURE, http_304=answers.UNCHANGED),
 )
 def get_image(
     job_id: str,
@@ -175,7 +165,7 @@ def _bytes(
 @router.get(
     "/{job_id}/artifacts/{method}/{name}",
     response_class=Response,
-    responses=problems(404, 422, 503, http_200=_ARTIFACT, http_304=_UNCHANGED),
+    responses=problems(404, 422, 503, http_200=_ARTIFACT, http_304=answers.UNCHANGED),
 )
 def get_artifact(
     job_id: str,

@@ -1,0 +1,33 @@
+"""The answer that shows a job or a batch, which clients ask for again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+UNCHANGED = {"description": "Unchanged since the ETag in If-None-Match."}
+
+
+def shown(
+    thing: BaseModel,
+    etag: str,
+    *,
+    is_final: bool,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """As JSON, with its ETag, and with Retry-After while it has not ended."""
+    sent = {"ETag": etag, "Cache-Control": "no-cache", **(headers or {})}
+    if not is_final:
+        sent["Retry-After"] = "1"
+    return Response(thing.model_dump_json(), status, sent, media_type="application/json")
+
+
+def unless_known(answer: Response, if_none_match: str | None) -> Response:
+    """The answer, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
+    tag = answer.headers["ETag"]
+    if tag not in (known.strip() for known in (if_none_match or "").split(",")):
+        return answer
+    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
