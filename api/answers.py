@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel
 from starlette.responses import Response
 
 UNCHANGED = {"description": "Unchanged since the ETag in If-None-Match."}
 
 
 def shown(
-    thing: BaseModel,
+    body: str,
     etag: str,
     *,
     is_final: bool,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """As JSON, with its ETag, and with Retry-After while it has not ended."""
+    """``body``, which is JSON, with its ETag, and with Retry-After while it has not ended."""
     sent = {"ETag": etag, "Cache-Control": "no-cache", **(headers or {})}
     if not is_final:
         sent["Retry-After"] = "1"
-    return Response(thing.model_dump_json(), status, sent, media_type="application/json")
+    return Response(body, status, sent, media_type="application/json")
 
 
 def unless_known(answer: Response, if_none_match: str | None) -> Response:

@@ -54,9 +54,10 @@ _RESULTS = {
 
 def answer(batch: BatchOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # Its ETag is of all that is shown: counts change more often than events are written.
-    etag = f'W/"{hashlib.sha256(batch.model_dump_json().encode()).hexdigest()[:32]}"'
+    body = batch.model_dump_json()
+    etag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
     is_final = batch.status is not BatchState.RUNNING
-    return answers.shown(batch, etag, is_final=is_final, status=status, headers=headers)
+    return answers.shown(body, etag, is_final=is_final, status=status, headers=headers)
 
 
 @router.post(

@@ -34,7 +34,8 @@ _PICTURE = {
 def answer(job: JobOut, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     place = f"-{job.queue.position}" if job.queue else ""  # it changes without any event
     etag = f'W/"{job.event_seq}{place}"'
-    return answers.shown(job, etag, is_final=job.status in FINAL, status=status, headers=headers)
+    body = job.model_dump_json()
+    return answers.shown(body, etag, is_final=job.status in FINAL, status=status, headers=headers)
 
 
 @router.post(
