@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, select
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.database import db_now
@@ -110,29 +110,28 @@ _OF_A_JOB: tuple[tuple[type[Table], InstrumentedAttribute[str]], ...] = (
 
 def _delete(session: Session, ids: Collection[str]) -> None:
     """Remove these jobs, which are locked and have ended, and what nobody else needs of them."""
-    made = select(Artifact.blob_sha256).where(Artifact.job_id.in_(ids))
-    given = select(Job.image_sha256).where(Job.id.in_(ids), Job.image_sha256.is_not(None))
-    digests = session.scalars(made.union(given)).all()
-    for table, column in _OF_A_JOB:
-        session.execute(delete(table).where(column.in_(ids)).execution_options(synchronize_session=False))
-    delete_unreferenced(session, digests)
+    delete_unreferenced(session, _delete_rows(session, ids))
 
 
 def _delete_batch(session: Session, batch_id: str) -> list[str]:
     """Remove the batch, which is locked and has ended; return the digests of the bytes that it has used."""
-    ids = select(Job.id).where(Job.batch_id == batch_id)
+    digests = _delete_rows(session, select(Job.id).where(Job.batch_id == batch_id))
+    for table, column in (
+        (Event, Event.subject_id),
+        (IdempotencyKey, IdempotencyKey.subject_id),
+        (Batch, Batch.id),
+    ):
+        session.execute(delete(table).where(column == batch_id).execution_options(synchronize_session=False))
+    return digests
+
+
+def _delete_rows(session: Session, ids: Collection[str] | Select[str]) -> list[str]:
+    """Remove all rows of these jobs; return the digests of the bytes that they have used."""
     made = select(Artifact.blob_sha256).where(Artifact.job_id.in_(ids))
-    given = select(Job.image_sha256).where(Job.batch_id == batch_id, Job.image_sha256.is_not(None))
+    given = select(Job.image_sha256).where(Job.id.in_(ids), Job.image_sha256.is_not(None))
     digests = [digest for digest in session.scalars(made.union(given)) if digest is not None]
-    gone: list[ColumnElement[bool]] = [
-        *(column.in_(ids) for _, column in _OF_A_JOB[:-1]),
-        Job.batch_id == batch_id,
-    ]
-    own = [(Event, Event.subject_id), (IdempotencyKey, IdempotencyKey.subject_id), (Batch, Batch.id)]
-    statements = [delete(table).where(where) for (table, _), where in zip(_OF_A_JOB, gone, strict=True)]
-    statements += [delete(table).where(column == batch_id) for table, column in own]
-    for statement in statements:
-        session.execute(statement.execution_options(synchronize_session=False))
+    for table, column in _OF_A_JOB:
+        session.execute(delete(table).where(column.in_(ids)).execution_options(synchronize_session=False))
     return digests
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from core.files import replacing
 from core.training import duplicates
 from core.training.config import Data, TrainingError
 from core.training.duplicates import Hashes
@@ -177,10 +178,8 @@ def _indexed(source: Source, cache: Path, watch: Watch[Any]) -> Index:
             hashes[number] = duplicates.difference_hash(picture)
             sizes[number] = picture.size
     cache.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    with unfinished.open("wb") as file:
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, stamp=np.array(source.stamp), pixels=pixels, hashes=hashes, sizes=sizes)
-    unfinished.replace(path)
     return Index(pixels, hashes, sizes)
 
 

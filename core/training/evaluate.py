@@ -35,7 +35,7 @@ from core.training.sources import Indices
 from core.training.train import configured, parser
 from core.vision.engine import Engine
 from core.vision.images import Preprocessing
-from core.vision.manifest import InputFormat, Manifest, read_manifest
+from core.vision.manifest import InputFormat, Manifest, read_manifest, write_manifest
 
 Measured = Literal["validation", "test", "all"]
 
@@ -204,10 +204,7 @@ def _updated(
         "calibrated": True,
         "metrics": {"validation": at_this_size, part: own},
     }
-    updated = Manifest.model_validate(content)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(updated.model_dump_json(indent=2) + "\n")
-    unfinished.replace(path)
+    write_manifest(Manifest.model_validate(content), path)
     return read_manifest(path)
 
 

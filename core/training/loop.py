@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
+from core.files import replacing
 from core.training import metrics, seeds
 from core.training.augment import Augmenter, normalise
 from core.training.config import Configuration, Stage, TrainingError
@@ -239,6 +240,5 @@ def _cut_off(path: Path, updates: int) -> None:
         return
     # A line that a kill left half-written comes after the checkpoint, too.
     whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text("".join(line for line in whole if json.loads(line)["update"] <= updates))
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text("".join(line for line in whole if json.loads(line)["update"] <= updates))

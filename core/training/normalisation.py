@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core.files import replacing
 from core.training.data import Pictures, Watch, unwatched
 
 Method = Literal["mean-std", "median-mad"]
@@ -48,9 +49,9 @@ def normalisation(
         total += counts / (picture.width * picture.height)
     found = from_histogram(total, method)
     cache.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(json.dumps({"data": pictures.digest, "method": method, **asdict(found)}, indent=2))
-    unfinished.replace(path)
+    content = {"data": pictures.digest, "method": method, **asdict(found)}
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2))
     return found
 
 

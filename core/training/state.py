@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 
 import torch
 
+from core.files import replacing
 from core.training.config import Configuration, Depths, TrainingError
 from core.training.grow import grow
 from core.training.optimise import make_optimiser, put_slots, slots, start_average
@@ -139,13 +140,11 @@ class State:
 
 
 def write_whole(path: Path, content: Any) -> None:
-    """Write with torch.save, so that ``path`` is at every moment absent, the old file or the new one."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
+    """Write with torch.save, so that not even a power cut leaves half a file."""
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def read_whole(path: Path, device: torch.device) -> Any:

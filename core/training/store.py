@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from core.files import replacing
 from core.training.data import Pictures, Watch, unwatched
 from core.training.sources import Indices
 from core.vision.images import Preprocessing
@@ -92,16 +93,15 @@ def _stored(
     path = cache / f"{kind}-{size}-{key}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}")
-        shape = (len(chosen), size, size, 3)
-        pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
-        decoded = pictures.source.pictures(chosen)
-        for row, (_, image) in enumerate(watch(decoded, f"decoding to {size} px", len(chosen))):
-            assert image is not None  # the index knows the damaged ones, and they were not chosen
-            pixels[row] = make(image)
-        pixels.flush()
-        del pixels
-        unfinished.replace(path)
+        with replacing(path) as unfinished:
+            shape = (len(chosen), size, size, 3)
+            pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
+            decoded = pictures.source.pictures(chosen)
+            for row, (_, image) in enumerate(watch(decoded, f"decoding to {size} px", len(chosen))):
+                assert image is not None  # the index knows the damaged ones, and they were not chosen
+                pixels[row] = make(image)
+            pixels.flush()
+            del pixels
     widths, heights = pictures.index.sizes[chosen].T
     return Store(
         pixels=np.load(path, mmap_mode="r", allow_pickle=False),

@@ -23,7 +23,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from core.errors import InvalidWeights, PawlensError
-from core.vision.manifest import ARCHITECTURES, InputFormat, Manifest, ModelCard, StrideOn, read_manifest
+from core.files import replacing
+from core.vision.manifest import (
+    ARCHITECTURES,
+    InputFormat,
+    Manifest,
+    ModelCard,
+    StrideOn,
+    read_manifest,
+    write_manifest,
+)
 from core.vision.resnet import ResNet
 
 StateDict = dict[str, Tensor]
@@ -84,14 +93,10 @@ def save_checkpoint(
         sha256=hashlib.sha256(data).hexdigest(),
     )
     manifest_path.parent.mkdir(parents=True, exist_ok=True)
-    # Each file is replaced as a whole: a reader in between finds a wrong SHA-256, never half a file.
-    for path, content in (
-        (manifest_path.parent / manifest.weights, data),
-        (manifest_path, (manifest.model_dump_json(indent=2) + "\n").encode()),
-    ):
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+    # A reader between the two finds a wrong SHA-256, never half a file.
+    with replacing(manifest_path.parent / manifest.weights) as unfinished:
+        unfinished.write_bytes(data)
+    write_manifest(manifest, manifest_path)
     return manifest
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.errors import InvalidWeights
+from core.files import replacing
 
 Architecture = Literal["resnet14", "resnet26", "resnet50", "resnet101"]
 
@@ -102,3 +103,9 @@ def read_manifest(path: str | Path) -> Manifest:
             for e in error.errors(include_url=False)
         )
         raise InvalidWeights(f"The manifest {path} is not valid: {problems}") from error
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write the manifest, as a whole."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(manifest.model_dump_json(indent=2) + "\n")
