@@ -1,7 +1,7 @@
 // Recent batches, newest first. #/batches
 
 import { get, pause, unlessLeft } from "./api.js";
-import { acting, el } from "./dom.js";
+import { acting, el, rowWords } from "./dom.js";
 import { countsBar } from "./counts.js";
 import { STATES, count, when } from "./words.js";
 
@@ -70,17 +70,9 @@ function row(batch) {
     el(
       "a",
       { class: "row", href: `#/batch/${batch.id}` },
-      el(
-        "span",
-        { class: "row-words" },
-        el("span", { class: "row-title" }, count(batch.total, "picture")),
-        el(
-          "span",
-          { class: "hint" },
-          batch.methods.length
-            ? `with ${count(batch.methods.length, "explanation")} each`
-            : "Only the answers",
-        ),
+      rowWords(
+        count(batch.total, "picture"),
+        batch.methods.length ? `with ${count(batch.methods.length, "explanation")} each` : "Only the answers",
       ),
       countsBar(batch),
       el(

@@ -37,6 +37,16 @@ export function iconButton(name, label, onclick, attributes = {}) {
   );
 }
 
+/** What a row of a list is about, and a line below it. */
+export function rowWords(title, hint) {
+  return el(
+    "span",
+    { class: "row-words" },
+    el("span", { class: "row-title" }, title),
+    el("span", { class: "hint" }, hint),
+  );
+}
+
 /** One choice out of a few: a group of radio buttons that looks like one bar.
  * `choices` are [value, words]; `onchange` gets the value. */
 export function segments(legend, choices, value, onchange) {

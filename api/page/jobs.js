@@ -2,7 +2,7 @@
 
 import { get, pause, unlessLeft } from "./api.js";
 import { thumbnail } from "./artifacts.js";
-import { acting, el, icon, segments } from "./dom.js";
+import { acting, el, icon, rowWords, segments } from "./dom.js";
 import { TITLES } from "./methods.js";
 import { FINAL, STATES, percent, when } from "./words.js";
 
@@ -120,12 +120,7 @@ function row(job) {
       "a",
       { class: "row", href: `#/job/${job.id}` },
       el("span", { class: "row-picture" }, job.image ? thumbnail(job.links.image) : icon("image")),
-      el(
-        "span",
-        { class: "row-words" },
-        el("span", { class: "row-title" }, name),
-        el("span", { class: "hint" }, [methods || "Only the answer", doing].filter(Boolean).join(" · ")),
-      ),
+      rowWords(name, [methods || "Only the answer", doing].filter(Boolean).join(" · ")),
       el(
         "span",
         { class: "row-answer" },

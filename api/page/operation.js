@@ -1,7 +1,7 @@
 // How the service is doing: health, queues and throughput live, workers, network, webhooks, key. #/operation
 
 import { call, get, key, pause } from "./api.js";
-import { acting, el, icon, refusal, toast } from "./dom.js";
+import { acting, el, icon, refusal, rowWords, toast } from "./dom.js";
 import { webhooks } from "./webhooks.js";
 import { count, duration, percent, when } from "./words.js";
 
@@ -132,12 +132,7 @@ function worker({ queue, hostname, pid, started_at, report }) {
   return el(
     "li",
     { class: "row" },
-    el(
-      "span",
-      { class: "row-words" },
-      el("span", { class: "row-title" }, NAMES[queue] ?? queue),
-      el("span", { class: "hint" }, device),
-    ),
+    rowWords(NAMES[queue] ?? queue, device),
     el("span", { class: "hint" }, `${hostname}, process ${pid}`),
     el("time", { datetime: started_at }, `since ${when(started_at)}`),
   );

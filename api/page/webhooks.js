@@ -1,7 +1,7 @@
 // Receivers of signed calls, what became of each call, and calling again.
 
 import { get, pause, post, remove, unlessLeft } from "./api.js";
-import { acting, el, icon, iconButton, refusal, toast } from "./dom.js";
+import { acting, el, icon, iconButton, refusal, rowWords, toast } from "./dom.js";
 import { STATES, when } from "./words.js";
 
 const EVERY_MS = 4000;
@@ -52,12 +52,7 @@ export function webhooks(signal) {
     return el(
       "li",
       { class: "row" },
-      el(
-        "span",
-        { class: "row-words" },
-        el("span", { class: "row-title" }, one.url),
-        el("span", { class: "hint" }, one.events?.join(", ") ?? "every end of a job or a batch"),
-      ),
+      rowWords(one.url, one.events?.join(", ") ?? "every end of a job or a batch"),
       el("span", { class: "pill", "data-state": state[0] }, state[1]),
       el(
         "span",
@@ -94,21 +89,13 @@ export function webhooks(signal) {
     return el(
       "li",
       { class: "row" },
-      el(
-        "span",
-        { class: "row-words" },
-        el(
-          "span",
-          { class: "row-title" },
+      rowWords(
+        [
           one.event_type,
           " ",
           subject && el("a", { href: `#/${subject}/${one.subject_id}` }, `its ${subject}`),
-        ),
-        el(
-          "span",
-          { class: "hint" },
-          [`${one.attempts.length} tried`, outcome, next].filter(Boolean).join(" · "),
-        ),
+        ],
+        [`${one.attempts.length} tried`, outcome, next].filter(Boolean).join(" · "),
       ),
       el(
         "span",
