@@ -244,5 +244,5 @@ def test_secrets_are_in_no_log(sqlite_api: Api) -> None:
     made = register(sqlite_api)
     posted(sqlite_api, f"/v1/webhooks/{made['id']}/rotate", 200)
     got(sqlite_api, "/v1/webhooks/secret")
-    assert sqlite_api.lines(path="/v1/webhooks/secret")
+    sqlite_api.line(path="/v1/webhooks/secret")  # there at all, so that the next line says something
     assert "whsec_" not in str(sqlite_api.lines())
