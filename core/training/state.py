@@ -112,13 +112,15 @@ class State:
         write_whole(folder / LAST, content)
 
     def load(self, folder: Path, config: Configuration, digest: str) -> None:
-        """Go on where the checkpoint in ``folder`` stands.
+        """Go on where the checkpoint in ``folder`` stands. Stages that had not begun may have changed since.
 
         Raises TrainingError if it is damaged, or belongs to another configuration or to other data.
         """
         device = self.network.conv1.weight.device
         content = read_whole(folder / LAST, device)
-        other = _differences(content["config"], config.determining())
+        position = Position(**content["position"])
+        begun = position.stage + bool(position.epoch or position.step)
+        other = _differences(_until(content["config"], begun), _until(config.determining(), begun))
         if content["digest"] != digest:
             other.append("the data themselves")
         if other:
@@ -134,7 +136,7 @@ class State:
         self.optimiser = make_optimiser(self.network, config.optimiser)
         put_slots(self.optimiser, self.network, content["optimiser"])
         self.scaler.load_state_dict(content["scaler"])
-        self.position = Position(**content["position"])
+        self.position = position
         self.totals = Totals(**content["totals"])
         self.best = content["best"]
 
@@ -167,6 +169,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
         raise TrainingError(f"Another process is training in {folder}.") from error
     finally:
         os.close(file)
+
+
+def _until(config: dict[str, Any], stage: int) -> dict[str, Any]:
+    """What had a say in the weights before this stage."""
+    return {**config, "stages": config["stages"][:stage]}
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

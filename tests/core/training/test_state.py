@@ -92,6 +92,22 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
     one.load(config.folder, config, "digest")
 
 
+def test_stages_may_change_until_they_begin(tmp_path: Path) -> None:
+    one, config = state(tmp_path)
+    one.position.stage, one.position.epoch = 1, 0
+    one.save(config.folder, config, "digest")
+    first, second = config.stages
+    later = config.model_copy(update={"stages": (first, second.model_copy(update={"rate": 0.5}))})
+    one.load(config.folder, later, "digest")
+    earlier = config.model_copy(update={"stages": (first.model_copy(update={"rate": 0.5}), second)})
+    with pytest.raises(TrainingError, match="stages"):
+        one.load(config.folder, earlier, "digest")
+    one.position.step = 1
+    one.save(config.folder, config, "digest")
+    with pytest.raises(TrainingError, match="stages"):
+        one.load(config.folder, later, "digest")
+
+
 def test_the_average_is_saved_apart_from_the_network(tmp_path: Path) -> None:
     one, config = state(tmp_path)
     with torch.no_grad():
