@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_the_time_passes_without_a_signal() -> None:
         assert time.monotonic() - before >= 0.05
 
 
+@pytest.fixture
+def ctrl_c_as_usual() -> Iterator[None]:
+    """A shell's job in the background begins with Ctrl-C ignored, and so would this one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_as_usual")
 def test_everything_is_as_before_afterwards() -> None:
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)]
     with SignalInbox():
