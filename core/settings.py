@@ -46,6 +46,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     max_batch: Annotated[int, Field(ge=1, le=1024)] | None = None  # None: by free memory
+    compile: bool = False  # with torch.compile, in the background; for GPUs
     stand_in_seconds: Annotated[float, Field(ge=0)] = 0  # what the stand-in engine takes for a batch
 
     # The job protocol, in seconds

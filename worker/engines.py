@@ -5,6 +5,8 @@ Only what is used gets imported, so that a worker without the network never load
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from core.explain.explanation import Explainer
 from core.settings import Settings
 from core.vision.prediction import ImageEngine
@@ -32,9 +34,26 @@ def load(settings: Settings, *, explains: bool) -> tuple[ImageEngine, Explainer 
         threads=settings.threads,
         max_batch=settings.max_batch,
         max_pixels=settings.max_pixels,
+        cache=_cache(settings),
     )
-    if not explains:
-        return engine, None
-    from core.explain.run import NetworkExplainer  # noqa: PLC0415
+    explainer: Explainer | None = None
+    if explains:
+        from core.explain.run import NetworkExplainer  # noqa: PLC0415
 
-    return engine, NetworkExplainer(engine)
+        explainer = NetworkExplainer(engine)
+    if settings.compile:
+        engine.compile_in_background()
+    return engine, explainer
+
+
+def _cache(settings: Settings) -> Path | None:
+    """Where an engine leaves what makes its next start faster; None where there is no data directory.
+
+    It is not made here: a worker with a database and a queue elsewhere has none, and needs none.
+    """
+    folder = settings.data_dir / "cache"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return folder

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from http.client import HTTPConnection, HTTPException
 from typing import Any
-
-import httpx
+from urllib.parse import urlsplit
 
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
@@ -16,13 +17,21 @@ def address_of(host: str, port: int) -> str:
 
 
 def readiness(address: str, *, timeout: float = 1.0) -> dict[str, Any] | None:
-    """What ``/readyz`` says, whatever its status; None when nothing that reads so answers in time."""
+    """What ``/readyz`` says, whatever its status; None when nothing that reads so answers in time.
+
+    By http.client, because ``pawlens up`` asks ten times a second while everything starts, and keeps what it
+    has imported: an httpx.Client reads the machine's certificates each time, for plain HTTP too. Nor does
+    http.client look for a proxy, which would not find our loopback.
+    """
+    url = urlsplit(address)
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=timeout)
     try:
-        # Never through a proxy that the environment names: it would not find our loopback.
-        with httpx.Client(timeout=timeout, trust_env=False) as client:
-            report = client.get(f"{address}/readyz").json()
-    except (httpx.HTTPError, ValueError):
+        connection.request("GET", "/readyz")
+        report = json.loads(connection.getresponse().read())
+    except (OSError, HTTPException, ValueError):
         return None
+    finally:
+        connection.close()
     is_report = isinstance(report, dict) and isinstance(report.get("checks"), dict)
     return report if is_report and "status" in report else None
 

@@ -8,8 +8,8 @@ https://distill.pub/2020/attribution-baselines/).
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
-from torchvision.transforms import functional as transforms
 
 from core.explain.options import Baseline
 
@@ -32,7 +32,20 @@ def baseline_picture(name: Baseline, pictures: Tensor, mean: Tensor, std: Tensor
         case "white":
             return ((1 - mean) / std).expand_as(pictures)
         case "blur":
-            sigma = pictures.shape[-1] * BLUR_SIGMA
-            kernel = 2 * round(3 * sigma) + 1
-            blurred: Tensor = transforms.gaussian_blur(pictures, [kernel, kernel], [sigma, sigma])
-            return blurred
+            return _gaussian_blur(pictures, pictures.shape[-1] * BLUR_SIGMA)
+
+
+def _gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:
+    """``pictures`` [N, C, H, W] under a Gaussian of ``sigma`` pixels, cut off at three of them.
+
+    As torchvision's gaussian_blur, which takes two seconds and 130 MB to import. First by columns, then by
+    rows: a Gaussian is the product of the two.
+    """
+    reach = round(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=pictures.dtype, device=pictures.device)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    channels = pictures.shape[1]
+    padded = F.pad(pictures, (reach, reach, reach, reach), mode="reflect")
+    rows = F.conv2d(padded, weights.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    return F.conv2d(rows, weights.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from core.errors import InvalidWeights, PawlensError
 from core.files import replacing
@@ -34,6 +36,7 @@ from core.vision.manifest import (
     write_manifest,
 )
 from core.vision.resnet import ResNet
+from core.vision.threads import one_thread
 
 StateDict = dict[str, Tensor]
 
@@ -41,8 +44,12 @@ StateDict = dict[str, Tensor]
 _COUNTER = "num_batches_tracked"
 
 
-def load_checkpoint(manifest_path: str | Path) -> tuple[ResNet, Manifest]:
+def load_checkpoint(
+    manifest_path: str | Path, *, memory_format: torch.memory_format = torch.preserve_format
+) -> tuple[ResNet, Manifest]:
     """The network in float32, evaluation mode, on the CPU, and its manifest.
+
+    ``memory_format`` is that of the convolutions' weights.
 
     Raises InvalidWeights if a file is missing or damaged, if the SHA-256 is another one, or if a tensor is
     missing, unknown or of another shape.
@@ -62,7 +69,7 @@ def load_checkpoint(manifest_path: str | Path) -> tuple[ResNet, Manifest]:
         state = load(data)
     except SafetensorError as error:
         raise InvalidWeights(f"The weights {path} are no safetensors file: {error}") from error
-    return build_network(state, manifest), manifest
+    return build_network(state, manifest, memory_format=memory_format), manifest
 
 
 def save_checkpoint(
@@ -100,12 +107,20 @@ def save_checkpoint(
     return manifest
 
 
-def build_network(state: Mapping[str, Tensor], card: ModelCard) -> ResNet:
+@one_thread()
+def build_network(
+    state: Mapping[str, Tensor],
+    card: ModelCard,
+    *,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> ResNet:
     """The network that ``card`` describes, with the tensors of ``state`` in float32; strict.
 
-    float32 tensors are not copied: the network shares them with ``state``.
+    Tensors that have this type and ``memory_format`` already are not copied: the network shares them with
+    ``state``.
     """
-    with torch.device("meta"):  # no memory and no time for initial values that would be overwritten
+    # No memory and no time for initial values that would be overwritten.
+    with torch.device("meta"), _NothingDrawn():
         network = ResNet(ARCHITECTURES[card.architecture], len(card.labels), stride_on=card.stride_on)
     expected = network.state_dict()
     missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
@@ -122,7 +137,9 @@ def build_network(state: Mapping[str, Tensor], card: ModelCard) -> ResNet:
             + " ".join(f"{len(names)} {what}: {_some(names)}." for what, names in problems.items() if names)
         )
     tensors = {
-        name: torch.zeros((), dtype=torch.long) if name.endswith(_COUNTER) else state[name].float()
+        name: torch.zeros((), dtype=torch.long)
+        if name.endswith(_COUNTER)
+        else _in_float32(state[name], memory_format)
         for name in expected
     }
     _check_finite(tensors)
@@ -164,9 +181,32 @@ def read_foreign(path: Path) -> StateDict:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves random initial values out.
+
+    Drawing them on the meta device imports torch's decompositions and sympy: a second, and 130 MB.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func is Tensor.normal_ else func(*args, **(kwargs or {}))
+
+
+def _in_float32(tensor: Tensor, memory_format: torch.memory_format) -> Tensor:
+    # In one step: a type first and a memory format then would fill twice the memory.
+    return tensor.to(
+        torch.float32, memory_format=memory_format if tensor.dim() == 4 else torch.preserve_format
+    )
+
+
 def _check_finite(state: Mapping[str, Tensor]) -> None:
-    if broken := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+    if broken := [name for name, tensor in state.items() if not _is_finite(tensor)]:
         raise InvalidWeights(f"{len(broken)} tensors have values that are not finite: {_some(broken)}.")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # Infinity is one of the two extremes, and nan, where there is one, is both. isfinite() would first write
+    # its answer for each number.
+    return all(math.isfinite(extreme) for extreme in torch.aminmax(tensor))
 
 
 def _some(names: list[str]) -> str:

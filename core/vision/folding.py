@@ -15,6 +15,7 @@ was seen).
 from __future__ import annotations
 
 import copy
+from itertools import chain
 from typing import cast
 
 import torch
@@ -22,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor, nn
 
 from core.vision.resnet import Bottleneck, ResNet
+from core.vision.threads import one_thread
 
 
 class FoldedBottleneck(Bottleneck):
@@ -48,22 +50,28 @@ class FoldedResNet(ResNet):
         return F.max_pool2d(_convolve(self.conv1, x), 3, stride=2, padding=1)
 
 
-def fold_batchnorm(network: ResNet) -> FoldedResNet:
+@one_thread()
+def fold_batchnorm(network: ResNet, dtype: torch.dtype | None = None) -> FoldedResNet:
     """A copy of ``network`` (in evaluation mode) without BatchNorm; equal up to rounding.
 
+    With ``dtype`` its convolutions are of that type; the classifier, with the mean before it, keeps its own.
     Every output of :meth:`ResNet.features` stays the same; the kernels do not, each is scaled.
     """
-    folded = copy.deepcopy(network).eval()
-    _fold(folded.conv1, folded.bn1)
+    # The modules are copied and the tensors are not: folding makes new ones, and memory that is touched for
+    # the first time costs more than the arithmetic.
+    tensors = chain(network.parameters(), network.buffers())
+    folded = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
+    folded.fc = copy.deepcopy(network.fc)
+    _fold(folded.conv1, folded.bn1, dtype)
     folded.bn1 = nn.Identity()
     for _, block in folded.blocks():
-        _fold(block.conv1, block.bn1)
-        _fold(block.conv2, block.bn2)
-        _fold(block.conv3, block.bn3)
+        _fold(block.conv1, block.bn1, dtype)
+        _fold(block.conv2, block.bn2, dtype)
+        _fold(block.conv3, block.bn3, dtype)
         block.bn1, block.bn2, block.bn3 = nn.Identity(), nn.Identity(), nn.Identity()
         if block.downsample is not None:
             convolution, norm = block.downsample
-            _fold(convolution, norm)
+            _fold(convolution, norm, dtype)
             block.downsample = nn.Sequential(convolution)
         # Made anew, its random weights would take longer to draw than the network takes to load.
         block.__class__ = FoldedBottleneck
@@ -73,7 +81,7 @@ def fold_batchnorm(network: ResNet) -> FoldedResNet:
 
 def _fusible(x: Tensor) -> bool:
     """Whether oneDNN's fused operators can take the place of torch's own for ``x``."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -90,7 +98,7 @@ def _convolve(c: nn.Conv2d, x: Tensor, after: str = "relu") -> Tensor:
     return found
 
 
-def _fold(convolution: nn.Module, norm: nn.Module) -> None:
+def _fold(convolution: nn.Module, norm: nn.Module, dtype: torch.dtype | None) -> None:
     """Give ``convolution`` the weights and bias that also do the work of ``norm``."""
     if not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
         raise TypeError("only a convolution followed by BatchNorm2d can be folded; was it folded before?")
@@ -98,11 +106,11 @@ def _fold(convolution: nn.Module, norm: nn.Module) -> None:
     if mean is None or variance is None:
         raise TypeError("a BatchNorm without running statistics cannot be folded")
     with torch.no_grad():
-        # In float64 this step adds nothing to the rounding of the forward pass, even where a dead channel's
-        # tiny variance makes the quotient large.
+        # In float64 the sums add nothing to the rounding of the forward pass, even where a dead channel's
+        # tiny variance makes the quotient large. The product is as exact in the weights' own type.
         scale = norm.weight.double() / torch.sqrt(variance.double() + norm.eps)
-        weight = convolution.weight.double() * scale[:, None, None, None]
+        weight = convolution.weight * scale.to(convolution.weight.dtype)[:, None, None, None]
         bias = norm.bias.double() - mean.double() * scale
-        dtype = convolution.weight.dtype
+        dtype = dtype or convolution.weight.dtype
         convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
         convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

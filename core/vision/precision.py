@@ -1,7 +1,8 @@
 """Whether bfloat16 may be used: where the hardware is fast at it, and where it gives these weights' answers.
 
 bfloat16 keeps 8 bits of a number: logits between 4 and 8 would come in steps of 0.03. It is up to four times
-faster, but that it is harmless is a property of the weights. So it is measured on them, each time they load.
+faster, but that it is harmless is a property of the weights. So it is measured on them, on the machine that
+uses it; :mod:`core.vision.verdicts` says when that need not be done again.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torchvision.transforms.functional import gaussian_blur
 
+from core.explain.baselines import baseline_picture
 from core.explain.explainer import Explainer
 from core.explain.options import Baseline
 
@@ -41,6 +43,13 @@ def test_blur_is_a_gaussian_in_pixels_of_a_twentieth_of_the_side(explainer: Expl
     offsets = np.arange(64) - 32
     variance = (blurred.sum(0) * offsets**2).sum() / blurred.sum()
     assert variance == pytest.approx((64 / 20) ** 2, rel=0.03)
+
+
+def test_blur_is_torchvisions() -> None:
+    pictures = torch.rand(2, 3, 50, 50)
+    sigma = 50 / 20
+    blurred = baseline_picture("blur", pictures, torch.zeros(1, 3, 1, 1), torch.ones(1, 3, 1, 1))
+    torch.testing.assert_close(blurred, gaussian_blur(pictures, [17, 17], [sigma, sigma]))
 
 
 def test_a_flat_picture_is_its_own_blur(explainer: Explainer) -> None:

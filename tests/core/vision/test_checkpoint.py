@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from core.errors import InvalidWeights
 from core.vision.checkpoint import build_network, load_checkpoint, main, save_checkpoint
 from core.vision.resnet import ResNet
 
-from .conftest import SHIPPED, randomise, small_card
+from .conftest import EXAMPLES, REPOSITORY, SHIPPED, randomise, small_card
 
 
 class OriginalBlock(nn.Module):
@@ -185,6 +188,49 @@ def test_tensors_that_do_not_fit_are_named(small_manifest: Path) -> None:
     assert "1 missing: layer1.0.conv1.weight" in refused.value.detail
     assert "1 unexpected: extra" in refused.value.detail
     assert "fc.weight [5, 2048] instead of [3, 2048]" in refused.value.detail
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_weight_that_is_not_finite_is_refused(value: float, small_manifest: Path) -> None:
+    state = load_file(small_manifest.with_suffix(".safetensors"))
+    state["layer3.0.conv2.weight"][5, 7, 1, 2] = value
+    with pytest.raises(InvalidWeights, match=r"1 tensors .* not finite: layer3\.0\.conv2\.weight"):
+        build_network(state, small_card())
+
+
+def test_a_weight_beyond_float32_is_refused(small_manifest: Path) -> None:
+    state = load_file(small_manifest.with_suffix(".safetensors"))
+    state["fc.bias"] = torch.full((3,), 1e300, dtype=torch.float64)
+    with pytest.raises(InvalidWeights, match=r"fc\.bias"):
+        build_network(state, small_card())
+
+
+def test_weights_are_laid_out_as_asked(small_manifest: Path) -> None:
+    plain, _ = load_checkpoint(small_manifest)
+    last, _ = load_checkpoint(small_manifest, memory_format=torch.channels_last)
+    kernel, other = plain.layer1[0].conv2.weight, last.layer1[0].conv2.weight
+    assert kernel.is_contiguous()
+    assert not other.is_contiguous()
+    assert other.is_contiguous(memory_format=torch.channels_last)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, last.state_dict()[name]), name
+
+
+def test_loading_and_explaining_import_nothing_that_takes_seconds(small_manifest: Path) -> None:
+    """sympy comes with torch's tracing, which initial values on the meta device and torchvision call for."""
+    program = (
+        "import sys\n"
+        "from core.explain.run import NetworkExplainer\n"
+        "from core.vision.engine import Engine\n"
+        "engine = Engine(sys.argv[1], device='cpu', precision='bf16')\n"
+        "NetworkExplainer(engine)\n"
+        "engine.predict([engine.prepare(open(sys.argv[2], 'rb').read())])\n"
+        "heavy = {'sympy', 'torchvision', 'torch._dynamo', 'torch._inductor', 'matplotlib', 'scipy'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", program, str(small_manifest), str(EXAMPLES[0])]
+    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, check=True).stdout
+    assert printed == "[]\n"
 
 
 def test_the_shipped_weights_are_resnet101() -> None:

@@ -177,6 +177,18 @@ def test_bfloat16_is_close_to_float32_and_the_report_says_how_close(
     assert engine.network.conv1.weight.dtype == torch.float32
 
 
+def test_a_second_start_remembers_the_check_and_answers_the_same(
+    small_manifest: Path, tmp_path: Path
+) -> None:
+    first, second = (Engine(small_manifest, device="cpu", precision="bf16", cache=tmp_path) for _ in range(2))
+    assert first.report["check"]["remembered"] is False
+    assert second.report["check"] == first.report["check"] | {"remembered": True}
+    batch = np.stack(pictures(3))
+    assert torch.equal(first.logits(batch), second.logits(batch))
+    other = Engine(small_manifest, device="cpu", precision="fp32", cache=tmp_path)
+    assert (other.report["precision"], other.report["check"]) == ("fp32", None)
+
+
 def test_auto_takes_bfloat16_where_it_is_fast_and_passes(
     small_manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +214,29 @@ def test_a_batch_that_is_not_finite_is_computed_again_in_float32(small_engine: E
     small_engine.forward = lambda inputs: forward(inputs) / torch.tensor([1.0, 0.0, 1.0])
     for one, other in zip(small_engine.predict(batch), expected, strict=True):
         assert one.logits == pytest.approx(other.logits, abs=1e-4)
+
+
+def test_only_the_pictures_without_a_finite_answer_are_computed_again(
+    small_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = pictures(7)
+    expected = small_engine.predict(batch)
+    forward, network, again = small_engine.forward, small_engine.network, list[int]()
+
+    def loses_every_second(inputs: Tensor) -> Tensor:
+        logits = forward(inputs)
+        logits[1::2, 0] = torch.nan
+        return logits
+
+    def counted(inputs: Tensor) -> Tensor:
+        again.append(len(inputs))
+        return network(inputs)  # type: ignore[no-any-return]
+
+    small_engine.forward, small_engine.max_batch = loses_every_second, 4
+    monkeypatch.setattr(small_engine, "network", counted)
+    for one, other in zip(small_engine.predict(batch), expected, strict=True):
+        assert one.logits == pytest.approx(other.logits, abs=1e-4)
+    assert again == [3]  # the second and fourth of the first part, the second of the last
 
 
 def test_without_a_finite_answer_there_is_an_error(small_engine: Engine) -> None:
@@ -256,3 +291,26 @@ def test_cuda_agrees_with_the_cpu(small_manifest: Path, small_engine: Engine) ->
     fast = Engine(small_manifest, device="cuda")
     assert fast.report["check"] is None or fast.report["check"]["passed"]
     torch.testing.assert_close(fast.logits(batch).cpu(), small_engine.logits(batch), rtol=0, atol=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_keeps_pictures_apart_while_the_next_are_copied(
+    small_manifest: Path, small_engine: Engine
+) -> None:
+    batch = np.stack(pictures(64))
+    engine = Engine(small_manifest, device="cuda", precision="fp32", max_batch=4)
+    expected = small_engine.logits(batch)
+    for _ in range(5):
+        torch.testing.assert_close(engine.logits(batch).cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_compiles(small_manifest: Path, small_engine: Engine, tmp_path: Path) -> None:
+    engine = Engine(small_manifest, device="cuda", cache=tmp_path)
+    engine.compile_in_background().join()
+    assert engine.report["compile"]["state"] == "used", engine.report
+    for count in (1, 2, 9):
+        batch = np.stack(pictures(count))
+        torch.testing.assert_close(engine.logits(batch).cpu(), small_engine.logits(batch), rtol=0, atol=0.1)

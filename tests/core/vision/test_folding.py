@@ -44,6 +44,30 @@ def test_a_dead_channel_with_tiny_variance_folds_exactly() -> None:
         )
 
 
+def test_folding_into_bfloat16_rounds_each_weight_once_and_spares_the_classifier() -> None:
+    torch.manual_seed(4)
+    network = ResNet((1, 1, 1, 1), 3)
+    randomise(network)
+    network.eval().to(memory_format=torch.channels_last)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    exact, rounded = fold_batchnorm(network), fold_batchnorm(network, torch.bfloat16)
+    for name, parameter in rounded.named_parameters():
+        expected = exact.get_parameter(name)
+        if name.startswith("fc."):
+            assert parameter.dtype == torch.float32
+            assert torch.equal(parameter, expected)
+        else:
+            assert torch.equal(parameter, expected.to(torch.bfloat16)), name
+            assert parameter.stride() == expected.stride()
+    # Nothing is shared with the network that was folded: what is done to one is not done to the other.
+    for made in (exact, rounded):
+        made.to(torch.float16)
+        for parameter in made.parameters():
+            parameter.detach().fill_(7)
+    after = network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_folding_twice_is_refused() -> None:
     with pytest.raises(TypeError, match="folded before"):
         fold_batchnorm(fold_batchnorm(ResNet((1, 1, 1, 1))))
