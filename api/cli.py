@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from api import batch_command, client_commands, explain_command, keys_command, training_command
+from api import (
+    batch_command,
+    bench_command,
+    client_commands,
+    explain_command,
+    keys_command,
+    training_command,
+)
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -34,6 +41,7 @@ training_command.add_to(app)
 
 SERVICE = "Service"
 app.add_typer(keys_command.app, name="keys", rich_help_panel=SERVICE)
+app.add_typer(bench_command.app, name="bench", rich_help_panel=SERVICE)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.  [default: 8000]")]

@@ -1,0 +1,27 @@
+"""What a running service has done, and whether it is done."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from core.database import Database
+from core.jobs.tables import Job
+from tests.processes import Service, eventually
+
+
+def wait_until_empty(service: Service) -> None:
+    def waiting() -> int:
+        queues = service.http.get("/v1/queue").json()["queues"]
+        return sum(queue["waiting"] + queue["running"] for queue in queues)
+
+    eventually(lambda: waiting() == 0, seconds=600, what="an empty queue")
+
+
+def jobs(service: Service) -> int:
+    """How many there have been."""
+    database = Database(service.environment["PAWLENS_DATABASE_URL"])
+    try:
+        with database.read() as session:
+            return session.scalar(select(func.count()).select_from(Job)) or 0
+    finally:
+        database.dispose()
