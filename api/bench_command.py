@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from core.openmp import brief_waiting
+
 if TYPE_CHECKING:
     from core.capacity import Figures, Plan
 
@@ -56,8 +58,7 @@ def engine(
     sys.stdout.flush()
     # As `pawlens train` does: this very process, the user's own folder, and no package of that folder.
     command = [sys.executable, "-P", "-m", "core.measure", *words]
-    environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ  # as a worker has it (worker.app)
-    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, on purpose
+    os.execve(sys.executable, command, brief_waiting(os.environ))  # noqa: S606 - no shell, on purpose
 
 
 @app.command()

@@ -133,20 +133,16 @@ def worker(
     wanted = list(dict.fromkeys(queues))
     if unknown := [queue for queue in wanted if queue not in list(Queue)]:
         _refuse(f"There is no queue {unknown[0]!r}. The queues are {', '.join(Queue)}.")
-    # The network runs in one child process, which may crash alone; downloads wait side by side in threads.
-    pool = ["threads", "16"] if wanted == [Queue.IO] else ["prefork", "1"]
-    _become(
-        *("celery", "--quiet", "-A", "worker.app", "worker", "-Q", ",".join(wanted)),
-        *("-n", f"{name or '-'.join(wanted)}@%h", "--pool", pool[0], "--concurrency", pool[1]),
-        *("--without-gossip", "--without-mingle"),
-        PAWLENS_WORKER_QUEUE=",".join(wanted),
-    )
+    from worker.roles import celery_worker  # noqa: PLC0415
+
+    command, environment = celery_worker(wanted, name)
+    _become(command, environment)
 
 
 @app.command(rich_help_panel=SERVICE)
 def beat() -> None:
     """Run the maintenance: rescue lost jobs, expire, hint waiting ones."""
-    _become("worker.beat")
+    _become([sys.executable, "-m", "worker.beat"], {})
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -193,7 +189,7 @@ def load_settings(**given: Any) -> Settings:
         _refuse(f"The settings file is not valid YAML: {error}")
 
 
-def _become(module: str, *arguments: str, **environment: str) -> NoReturn:
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
     """Go on as another Python program, in this very process: signals and its end reach it directly."""
     from core.settings import ROOT  # noqa: PLC0415
     from worker.roles import child_environment  # noqa: PLC0415
@@ -201,7 +197,6 @@ def _become(module: str, *arguments: str, **environment: str) -> NoReturn:
     environment = child_environment(load_settings()) | environment
     os.chdir(ROOT)
     sys.stdout.flush()
-    command = [sys.executable, "-m", module, *arguments]
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, on purpose
 
 

@@ -119,25 +119,29 @@ class Limited:
 
 
 class Throughput:
-    """How deep the queues are and how fast they move, read once a second at most.
+    """How deep the queues are and how fast they move, read once a second at most; less often when it is slow.
 
     From it: when a waiting job starts, and whether another may be put behind it.
     """
 
     KEEP_SECONDS = 1.0
+    SHARE = 0.05
+    """Of the time, at most, goes into reading: counting takes the longer, the deeper a queue is."""
 
     def __init__(self, database: Database, max_queue: int) -> None:
         self._database = database
         self._max_queue = max_queue
         self._one_reads = threading.Lock()
         self._one_counts = threading.Lock()
-        self._read_at = float("-inf")
+        self._read_again_at = float("-inf")
         self._now: datetime | None = None
         self._depths: dict[Queue, queries.QueueDepth] = {}
         self._accepted: Counter[Queue] = Counter()  # since the depths were read
 
     def start_of(self, queue: Queue, position: int) -> datetime | None:
-        """The position over the jobs that finished in the last minute; None while that is unknown."""
+        """The position over the jobs that finished in the last minute; None while either is unknown."""
+        if position >= queries.LAST_POSITION:
+            return None
         self._refresh()
         a_minute = self._depths[queue].finished_last_minute
         if not a_minute or self._now is None:
@@ -171,17 +175,19 @@ class Throughput:
         )
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._read_at <= self.KEEP_SECONDS:
+        if time.monotonic() <= self._read_again_at:
             return
         # Only the first ones ever must wait; later, while one reads, the others take what is known.
         if not self._one_reads.acquire(blocking=not self._depths):
             return
         try:
-            if time.monotonic() - self._read_at > self.KEEP_SECONDS:
+            if (began := time.monotonic()) > self._read_again_at:
                 with self._database.read() as session:
                     now, depths = session.scalar(select(db_now())), queries.queue_depths(session)
                 with self._one_counts:
-                    self._now, self._depths, self._read_at = now, depths, time.monotonic()
+                    self._now, self._depths = now, depths
                     self._accepted.clear()
+                ended = time.monotonic()
+                self._read_again_at = ended + max(self.KEEP_SECONDS, (ended - began) / self.SHARE)
         finally:
             self._one_reads.release()

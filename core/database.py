@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    CTE,
+    JSON,
     Connection,
     CursorResult,
     DateTime,
@@ -24,9 +26,12 @@ from sqlalchemy import (
     Engine,
     Float,
     Table,
+    cast,
+    column,
     create_engine,
     event,
     literal,
+    select,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -36,7 +41,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.expression import FunctionElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from core.errors import PawlensError, ServiceUnavailable, StorageFull
 
@@ -90,6 +95,43 @@ def _sqlite_now(element: db_now, compiler: Any, **kw: Any) -> str:
 @compiles(db_now, "postgresql")
 def _postgresql_now(element: db_now, compiler: Any, **kw: Any) -> str:
     return f"(statement_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+class json_elements(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function it is
+    """The elements of a JSON array, each a row with the one column ``value``."""
+
+    inherit_cache = True
+    name = "json_elements"
+
+
+@compiles(json_elements, "sqlite")
+def _sqlite_elements(element: json_elements, compiler: Any, **kw: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(json_elements, "postgresql")
+def _postgresql_elements(element: json_elements, compiler: Any, **kw: Any) -> str:
+    return f"json_array_elements({compiler.process(element.clauses, **kw)})"
+
+
+def given_rows(rows: Sequence[dict[str, Any]], **columns: TypeEngine[Any]) -> CTE:
+    """These rows as a table of the statement, for one that writes many rows, each with values of its own.
+
+    They travel as a single JSON parameter: the statement is the same text however many there are, so that it
+    is compiled once by SQLAlchemy and planned once by PostgreSQL. (An UPDATE for each of 64 jobs took ten
+    times as long and more.) All values must be JSON already, and a column of the type JSON takes whatever
+    it finds; None is NULL in every column.
+    """
+    known = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    elements = json_elements(literal(known, JSON)).table_valued(column("value", JSON))
+    fields = [
+        cast(elements.c.value.op("->>")(text(f"'{name}'")), kind).label(name)
+        if not isinstance(kind, JSON)
+        else elements.c.value.op("->", return_type=kind)(text(f"'{name}'")).label(name)
+        for name, kind in columns.items()
+    ]
+    # Materialized, because SQLite would otherwise read the JSON again for every row of what it is joined to.
+    return select(*fields).cte("given").prefix_with("MATERIALIZED")
 
 
 def insert_new(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> None:

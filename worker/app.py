@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from billiard import active_children
 from billiard.exceptions import WorkerLostError
@@ -28,11 +28,16 @@ from core.errors import DeviceFailed, ServiceUnavailable
 from core.jobs.rescue import release_worker, rescue
 from core.jobs.states import Queue
 from core.logs import configure_logging
+from core.openmp import brief_waiting
 from core.settings import Settings
-from worker.runtime import Runtime
+
+if TYPE_CHECKING:
+    from worker.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+
+os.environ.update(brief_waiting(os.environ))
 
 settings = Settings()
 app = celery_app(settings.redis)
@@ -58,6 +63,9 @@ def _configure_logging(**_: Any) -> None:
 def _start_in_child(**_: Any) -> None:
     """In the child of a prefork pool, before its first task."""
     global _runtime  # noqa: PLW0603 - one runtime a process
+    # Not above: the parent of a pool keeps what it imports, and needs none of it.
+    from worker.runtime import Runtime  # noqa: PLC0415
+
     _configure_logging()
     _runtime = Runtime(settings, queues, WORKER_ID)
     if queues != [Queue.IO]:

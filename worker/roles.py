@@ -41,19 +41,35 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "api.cli", *arguments]
 
 
+def celery_worker(queues: Sequence[str], name: str | None = None) -> tuple[list[str], dict[str, str]]:
+    """The command of a worker of these queues, and what it needs in its environment."""
+    # The network runs in one child process, which may crash alone; downloads wait side by side in threads.
+    pool = ["threads", "16"] if list(queues) == [Queue.IO] else ["prefork", "1"]
+    arguments = [
+        *("celery", "--quiet", "-A", "worker.app", "worker", "-Q", ",".join(queues)),
+        *("-n", f"{name or '-'.join(queues)}@%h", "--pool", pool[0], "--concurrency", pool[1]),
+        *("--without-gossip", "--without-mingle"),
+    ]
+    return [sys.executable, "-m", *arguments], {"PAWLENS_WORKER_QUEUE": ",".join(queues)}
+
+
 def role(settings: Settings, name: str, *arguments: str, pass_fds: Sequence[int] = ()) -> Program:
     """The part of the service that ``pawlens`` with these arguments is."""
     stop_seconds = 10.0
+    program, environment = command(*arguments), child_environment(settings)
     if name in list(Queue):
+        # At once, without the command line, which would take a third of a second to become just this.
+        program, more = celery_worker([name])
+        environment |= more
         stop_seconds = settings.stop_seconds + GRACE_SECONDS
     elif name == "api":
         stop_seconds = API_STOP_SECONDS
     return Program(
         name=name,
-        command=command(*arguments),
+        command=program,
         log=settings.data_dir / "logs" / f"{name}.log",
         cwd=ROOT,
-        environment=child_environment(settings),
+        environment=environment,
         stop_seconds=stop_seconds,
         pass_fds=pass_fds,
     )

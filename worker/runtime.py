@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from core.database import Database
 from core.jobs.states import Queue
 from core.settings import Settings
-from worker.downloads import Downloader
 from worker.leases import LeaseKeeper
-from worker.webhook_sender import WebhookSender
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +27,13 @@ class Runtime:
             lease_seconds=settings.lease_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
-        self._downloader = Downloader(settings, self._database, self._keeper, self.stopping)
-        self._sender = WebhookSender(settings, self._database, self.stopping)
+        # Each imports only what its queues need: an HTTP client here, the network there.
+        self._drain_io: Callable[[str], None] | None = None
         self._drain_model: Callable[[Queue, str], bool] | None = None
+        if Queue.IO in queues:
+            self._drain_io = self._io(settings)
         if set(queues) - {Queue.IO}:
-            from worker import engines  # noqa: PLC0415 - an io worker needs neither the network nor its pictures
+            from worker import engines  # noqa: PLC0415
             from worker.runner import Runner  # noqa: PLC0415
 
             engine, explainer = engines.load(settings, explains=Queue.EXPLAIN in queues)
@@ -46,11 +46,24 @@ class Runtime:
     def drain(self, queue: Queue, owner: str) -> bool:
         """Do what is ready; True when there may be more."""
         if queue is Queue.IO:
-            self._sender.drain()
-            self._downloader.drain(owner)
+            assert self._drain_io is not None
+            self._drain_io(owner)
             return False
         assert self._drain_model is not None
         return self._drain_model(queue, owner)
+
+    def _io(self, settings: Settings) -> Callable[[str], None]:
+        from worker.downloads import Downloader  # noqa: PLC0415
+        from worker.webhook_sender import WebhookSender  # noqa: PLC0415
+
+        downloader = Downloader(settings, self._database, self._keeper, self.stopping)
+        sender = WebhookSender(settings, self._database, self.stopping)
+
+        def drain(owner: str) -> None:
+            sender.drain()
+            downloader.drain(owner)
+
+        return drain
 
     def stop(self) -> None:
         self._keeper.stop()

@@ -6,7 +6,7 @@ A worker that was stopped for so long that its job went to another finds no row 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from core.database import db_now
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED, UNFETCHED, due
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
-from core.jobs.transitions import Moved, move, put_back
+from core.jobs.transitions import Moved, move_and_read, put_back
 
 
 class LeaseLost(Exception):
@@ -39,6 +39,7 @@ class Claim:
     source_url: str | None
     name: str | None
     correlation_id: str | None
+    priority: int
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -49,11 +50,18 @@ class Claim:
 
     @property
     def fence(self) -> tuple[ColumnElement[bool], ...]:
-        """The condition under which this claim may still write, beside the state.
+        """The condition under which this claim may still write, beside the state."""
+        return fence_of(self.job_id, self.attempt)
 
-        With the lease, since a download that was put back has neither left its state nor begun a new attempt.
-        """
-        return Job.id == self.job_id, Job.attempt == self.attempt, Job.lease_until.is_not(None)
+
+def fence_of(
+    job_id: str | ColumnElement[str], attempt: int | ColumnElement[int]
+) -> tuple[ColumnElement[bool], ...]:
+    """That of one claim, or, given columns, of many.
+
+    With the lease, since a download that was put back has neither left its state nor begun a new attempt.
+    """
+    return Job.id == job_id, Job.attempt == attempt, Job.lease_until.is_not(None)
 
 
 _FIELDS = (
@@ -67,6 +75,7 @@ _FIELDS = (
     Job.source_url,
     Job.name,
     Job.correlation_id,
+    Job.priority,
     Job.options,
 )
 
@@ -81,34 +90,35 @@ def claim(session: Session, queue: Queue, *, owner: str, limit: int, lease_secon
     fresh = select(Job.id).where(*FRESH).order_by(*BY_PRIORITY_THEN_AGE).limit(limit)
     for ready in (retry, fresh):
         picked = _locked(ready.where(Job.queue == queue, *due()))
-        moved = move(
+        rows = move_and_read(
             session,
             JobState.RUNNING,
             source=JobState.QUEUED,
-            where=[Job.id.in_(select(picked.c.id))],
+            among=select(picked.c.id),
             event="job.started",
             data=_attempt_number,
+            read=_FIELDS,
             attempt=Job.attempt + 1,
             started_at=func.coalesce(Job.started_at, db_now()),
             lease_owner=owner,
             lease_until=db_now(lease_seconds),
         )
-        if moved:
-            return _claims(session, [job.id for job in moved])
+        if rows:
+            return _claims(rows)
     return []
 
 
 def claim_fetches(session: Session, *, owner: str, limit: int, lease_seconds: float) -> list[Claim]:
     """Take up to ``limit`` jobs whose URL is to be downloaded. They stay in the state ``fetching``."""
     picked = _locked(select(Job.id).where(*UNFETCHED, *due()).order_by(*BY_PRIORITY_THEN_AGE).limit(limit))
-    ids = session.scalars(
+    rows = session.execute(
         update(Job)
-        .where(Job.id.in_(select(picked.c.id)), *UNFETCHED)
+        .where(Job.id.in_(select(picked.c.id)), Job.lease_until.is_(None))  # the state: see transitions.py
         .values(attempt=Job.attempt + 1, lease_owner=owner, lease_until=db_now(lease_seconds))
-        .returning(Job.id)
+        .returning(*_FIELDS)
         .execution_options(synchronize_session=False)
     ).all()
-    return _claims(session, ids)
+    return _claims(rows)
 
 
 def heartbeat(session: Session, claims: Iterable[Claim], *, lease_seconds: float) -> dict[str, JobState]:
@@ -166,8 +176,7 @@ def _attempt_number(job: Moved) -> dict[str, Any]:
     return {"attempt": job.attempt}
 
 
-def _claims(session: Session, ids: Collection[str]) -> list[Claim]:
-    if not ids:
-        return []
-    rows = session.execute(select(*_FIELDS).where(Job.id.in_(ids)).order_by(*BY_PRIORITY_THEN_AGE))
-    return [Claim(*row) for row in rows]
+def _claims(rows: Iterable[Sequence[Any]]) -> list[Claim]:
+    """Rows that end with :data:`_FIELDS`, in the order of the queue: RETURNING has none."""
+    claims = [Claim(*row[-len(_FIELDS) :]) for row in rows]
+    return sorted(claims, key=lambda claim: (-claim.priority, claim.created_at, claim.job_id))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import JSON, Integer, String, insert, select, update
 from sqlalchemy.orm import Session
 
+from core.database import db_now, given_rows
 from core.jobs.states import JobState
 from core.jobs.tables import Event, Job
 
@@ -21,9 +22,9 @@ class NewEvent(NamedTuple):
 
 def append(session: Session, events: Iterable[NewEvent]) -> None:
     """Write events whose numbers were taken from ``event_seq`` in this same transaction."""
-    rows = [event._asdict() for event in events]
-    if rows:
-        session.execute(insert(Event), rows)
+    if rows := [event._asdict() for event in events]:
+        given = given_rows(rows, subject_id=String(), seq=Integer(), type=String(), data=JSON())
+        session.execute(insert(Event).from_select([*given.c.keys(), "created_at"], select(given, db_now())))
 
 
 def note(session: Session, job_id: str, attempt: int, type_: str, data: dict[str, Any]) -> bool:

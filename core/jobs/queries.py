@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, case, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -27,8 +27,13 @@ class JobRecord:
     position: int | None
     """Jobs of the same queue that would be claimed before it, plus one; None unless it waits there.
 
-    Retries go first; when they become due is not looked at.
+    Retries go first; when they become due is not looked at. It is counted up to :data:`LAST_POSITION`, which
+    stands for every place from there on: what a new job costs must not grow with the queue.
     """
+
+
+LAST_POSITION = 1000
+"""The largest position that is told apart from those behind it."""
 
 
 def get_job(session: Session, job_id: str, *, owner: str | None = None) -> JobRecord:
@@ -88,7 +93,7 @@ def records_of_new(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
         if job.state is JobState.QUEUED:
             lines.setdefault((job.queue, job.priority), []).append(job)
     positions = {
-        job.id: place
+        job.id: min(place, LAST_POSITION)
         for line in lines.values()
         for place, job in enumerate(line, start=_position(session, line[0]))
     }
@@ -135,12 +140,18 @@ def _positions(session: Session, waiting: Sequence[Job]) -> dict[str, int]:
     """The place of each of these jobs in its queue, counted from 1."""
     if len(waiting) <= _FEW:
         return {job.id: _position(session, job) for job in waiting}
-    # Numbering the whole queue once costs less than counting for each of many.
-    order = (Job.attempt == 0, case((Job.attempt > 0, Job.run_after)), *BY_PRIORITY_THEN_AGE)
-    place = func.row_number().over(partition_by=Job.queue, order_by=order).label("place")
-    numbered = select(Job.id, place).where(Job.state == JobState.QUEUED).subquery()
-    rows = session.execute(select(numbered).where(numbered.c.id.in_([job.id for job in waiting])))
-    return {job_id: number for job_id, number in rows}  # noqa: C416 - a Row is not a pair to mypy
+    # Reading the head of the queue once costs less than counting for each of many.
+    places: dict[str, int] = {}
+    for queue in {job.queue for job in waiting}:
+        head = [
+            job_id
+            for kind, order in ((RETRIED, (Job.run_after,)), (FRESH, BY_PRIORITY_THEN_AGE))
+            for job_id in session.scalars(
+                select(Job.id).where(*kind, Job.queue == queue).order_by(*order).limit(LAST_POSITION)
+            )
+        ]
+        places |= {job_id: place for place, job_id in enumerate(head[:LAST_POSITION], start=1)}
+    return {job.id: places.get(job.id, LAST_POSITION) for job in waiting}
 
 
 _FEW = 3
@@ -159,10 +170,12 @@ def _position(session: Session, job: Job) -> int:
             (*FRESH, Job.priority == job.priority, older),
         ]
     counts = [
-        select(func.count()).select_from(Job).where(Job.queue == job.queue, *where).scalar_subquery()
+        select(func.count())
+        .select_from(select(Job.id).where(Job.queue == job.queue, *where).limit(LAST_POSITION).subquery())
+        .scalar_subquery()
         for where in ahead
     ]
-    return (session.scalar(select(sum(counts[1:], counts[0]))) or 0) + 1
+    return min((session.scalar(select(sum(counts[1:], counts[0]))) or 0) + 1, LAST_POSITION)
 
 
 def picture_of(session: Session, job_id: str, *, owner: str | None = None) -> tuple[Image, bytes]:

@@ -6,16 +6,18 @@ cancel, the deadline or another attempt came first, nothing of the later one is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import JSON, select, update
 from sqlalchemy.orm import Session
 
-from core.database import db_now
+from core.database import db_now, given_rows
 from core.errors import Conflict, NotFound, PawlensError
 from core.jobs import events
 from core.jobs.blobs import Picture, store_picture
-from core.jobs.claims import Claim, LeaseLost
+from core.jobs.claims import Claim, LeaseLost, fence_of
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
 from core.jobs.transitions import move, put_back
@@ -83,6 +85,47 @@ def succeed(
             timings=timings,
         )
     )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model worker has found of one picture, as JSON."""
+
+    prediction: dict[str, Any]
+    model: dict[str, Any]
+    timings: dict[str, Any]
+
+
+def succeed_all(session: Session, found: Sequence[tuple[Claim, Result]]) -> set[str]:
+    """End the jobs of a micro-batch with their results, in the same few statements however many there are.
+
+    Each is fenced by its own claim. Returns the ids of those that were written: the others were canceled,
+    have expired or are another attempt's, and nothing is kept of their results.
+    """
+    if not found:
+        return set()
+    given = given_rows(
+        [{"id": claim.job_id, "attempt": claim.attempt, **vars(result)} for claim, result in found],
+        id=Job.id.type,
+        attempt=Job.attempt.type,
+        prediction=JSON(),
+        model=JSON(),
+        timings=JSON(),
+    )
+    predictions = {claim.job_id: result.prediction for claim, result in found}
+    moved = move(
+        session,
+        JobState.SUCCEEDED,
+        source=JobState.RUNNING,
+        among=select(given.c.id),
+        where=fence_of(given.c.id, given.c.attempt),
+        event=f"job.{JobState.SUCCEEDED}",
+        data=lambda job: {"prediction": predictions[job.id]},
+        prediction=given.c.prediction,
+        model=given.c.model,
+        timings=given.c.timings,
+    )
+    return {job.id for job in moved}
 
 
 def fail(session: Session, claim: Claim, error: PawlensError, *, retry_seconds: float) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import Float, case, insert, literal, select, tuple_
 from sqlalchemy.orm import Session
 
-from core.database import db_now, insert_new
+from core.database import db_now, given_rows, insert_new
 from core.errors import PawlensError
 from core.jobs import events
 from core.jobs.blobs import Picture, store_pictures
@@ -155,25 +155,51 @@ def submit(session: Session, submission: Submission, *, max_attempts: int, job_i
 
 
 def submit_all(session: Session, new: dict[str, Submission], *, max_attempts: int) -> dict[str, Job]:
-    """Write the jobs, by their new ids, and return them as written: six statements however many there are."""
+    """Write the jobs, by their new ids, and return them as written. However many, it takes few statements."""
+    if not new:
+        return {}
     store_pictures(session, (wish.picture for wish in new.values() if wish.picture))
-    # A deadline is a time of the database's clock, so that such rows go one by one.
-    plain = [_row(job_id, wish, max_attempts) for job_id, wish in new.items() if not wish.deadline_seconds]
-    made = list(session.scalars(insert(Job).returning(Job), plain)) if plain else []
-    for job_id, wish in new.items():
-        if wish.deadline_seconds:
-            row = _row(job_id, wish, max_attempts) | {"deadline_at": db_now(wish.deadline_seconds)}
-            made += session.scalars(insert(Job).values(row).returning(Job))
+    jobs = _insert(session, new, max_attempts)
     methods = [
         {"job_id": job_id, "name": name, "position": position}
         for job_id, wish in new.items()
         for position, name in enumerate(wish.methods)
     ]
     if methods:
-        session.execute(insert(Method), methods)
+        session.execute(insert(Method.__table__), methods)  # type: ignore[arg-type]
     created = (events.NewEvent(job_id, 1, "job.created", {"status": new[job_id].state}) for job_id in new)
     events.append(session, created)
-    return {job.id: job for job in made}
+    return jobs
+
+
+def _insert(session: Session, new: dict[str, Submission], max_attempts: int) -> dict[str, Job]:
+    rows = {job_id: _row(job_id, wish, max_attempts) for job_id, wish in new.items()}
+    given = given_rows(
+        [row | {"deadline_seconds": new[job_id].deadline_seconds} for job_id, row in rows.items()],
+        **{column.key: column.type for column in _GIVEN},
+        deadline_seconds=Float(),
+    )
+    # A deadline is a time of the database's clock.
+    deadline = case((given.c.deadline_seconds.is_not(None), db_now(given.c.deadline_seconds)))
+    rest: dict[Any, Any] = {Job.created_at: db_now(), Job.run_after: db_now(), Job.deadline_at: deadline}
+    rest |= {Job.attempt: literal(0), Job.event_seq: literal(1)}
+    times = session.execute(
+        insert(Job)
+        .from_select([*_GIVEN, *rest], select(*(given.c[column.key] for column in _GIVEN), *rest.values()))
+        .returning(Job.id, Job.created_at, Job.run_after, Job.deadline_at)
+    ).all()
+    # Made here, as they are there: to read them back would cost the ORM as much as all the rest.
+    return {
+        job_id: Job(
+            **rows[job_id],
+            created_at=created_at,
+            run_after=run_after,
+            deadline_at=deadline_at,
+            attempt=0,
+            event_seq=1,
+        )
+        for job_id, created_at, run_after, deadline_at in times
+    }
 
 
 def _row(job_id: str, wish: Submission, max_attempts: int) -> dict[str, Any]:
@@ -193,5 +219,12 @@ def _row(job_id: str, wish: Submission, max_attempts: int) -> dict[str, Any]:
         "webhook_url": wish.webhook_url,
         "webhook_events": wish.webhook_events,
         "max_attempts": max_attempts,
-        "event_seq": 1,
     }
+
+
+_GIVEN = (
+    *(Job.id, Job.state, Job.queue, Job.priority, Job.owner, Job.correlation_id, Job.name, Job.custom_id),
+    *(Job.meta, Job.options, Job.source_url, Job.image_sha256, Job.webhook_url, Job.webhook_events),
+    Job.max_attempts,
+)
+"""The columns of :func:`_row`."""

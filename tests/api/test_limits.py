@@ -12,6 +12,7 @@ import pytest
 from api import limits
 from api.limits import QueueFull, Throughput, TokenBuckets
 from core.database import Database
+from core.jobs.queries import LAST_POSITION
 from core.jobs.states import JobState, Queue
 from tests.api.conftest import PHOTO, PUBLIC_URL, Api, assert_problem, serving, settings_for
 from tests.api.key_holders import bearer, make_key, wait_for_the_guard
@@ -196,3 +197,4 @@ class TestThroughput:
         assert start is not None
         ahead = (start - job(database, job_id).created_at).total_seconds()
         assert ahead == pytest.approx(2 * 60 / 6, abs=5)
+        assert Throughput(database, 9).start_of(Queue.PREDICT, LAST_POSITION) is None  # or any one behind it

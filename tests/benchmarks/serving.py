@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from core.explain.methods import METHODS
+from core.openmp import brief_waiting
 from core.vision.precision import MAX_MARGIN_ERROR
 from tests.benchmarks import memory, queue, serving_tables
 from tests.benchmarks.explanations import MANIFEST
@@ -138,7 +139,7 @@ def _litserve() -> Iterator[Other]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.litserve_server", *words],
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},  # as worker.app has it
+            env=brief_waiting(os.environ),  # as worker.app has it
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

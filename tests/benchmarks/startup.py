@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
+from core.openmp import brief_waiting
 from tests.benchmarks.report import Report
 from tests.processes import PHOTOS
 
@@ -63,7 +64,7 @@ def _worker(folder: Path) -> dict[str, float]:
     """Seconds of each step, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", _WORKER, str(PHOTOS[0])],
-        env=_environment(PAWLENS_DATA_DIR=str(folder), OMP_WAIT_POLICY="PASSIVE"),  # as worker.app has it
+        env=brief_waiting(_environment(PAWLENS_DATA_DIR=str(folder))),
         stdout=subprocess.PIPE,
         check=True,
     )

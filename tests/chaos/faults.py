@@ -92,7 +92,7 @@ def before_commit() -> None:
     """The result is written and not committed."""
     from core.jobs import results
 
-    _at_commit_of(results, "succeed", "before_commit")
+    _at_commit_of(results, "succeed_all", "before_commit")
 
 
 @_fault
@@ -100,7 +100,7 @@ def after_commit() -> None:
     """The result is committed and the message not acknowledged."""
     from core.jobs import results
 
-    _at_commit_of(results, "succeed", "after_commit")
+    _at_commit_of(results, "succeed_all", "after_commit")
 
 
 # Other faults

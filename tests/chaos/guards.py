@@ -29,6 +29,7 @@ def no_attempt_fence() -> None:
     from core.jobs.tables import Job
 
     Claim.fence = property(lambda claim: (Job.id == claim.job_id,))  # type: ignore[assignment,method-assign]
+    _module("core.jobs.results").fence_of = lambda job_id, _attempt: (Job.id == job_id,)
 
 
 @_removal

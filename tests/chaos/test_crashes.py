@@ -58,21 +58,22 @@ def test_an_api_killed_after_its_commit_has_made_one_job(folder: Path, sqlite_ur
         assert at_rest(service, [again.json()["id"]]) == {JobState.SUCCEEDED: 1}
 
 
+@pytest.mark.parametrize("max_batch", [64, 2])  # beside it in its batch, and in the batches before and after
 def test_a_picture_that_aborts_its_process_fails_and_its_neighbours_do_not(
-    folder: Path, sqlite_url: str
+    folder: Path, sqlite_url: str, max_batch: int
 ) -> None:
     poison = io.BytesIO()
     Image.new("RGB", (8, 8), "purple").save(poison, "PNG")
     digest = hashlib.sha256(poison.getvalue()).hexdigest()
-    with running(folder, sqlite_url) as service:
+    with running(folder, sqlite_url, max_batch=max_batch) as service:
         eventually(service.workers, what="the API")
-        ids = [service.post(photo)["id"] for photo in PHOTOS[:4]]
+        ids = [service.post(photo)["id"] for photo in PHOTOS[:5]]
         deadly = service.http.post("/v1/jobs", files={"file": poison.getvalue()}).json()["id"]
-        ids += [service.post(photo)["id"] for photo in PHOTOS[:4]]
+        ids += [service.post(photo)["id"] for photo in PHOTOS[:8]]
         with faulty(service, "poison", CHAOS_POISON=digest):
             service.start_worker("predict")
         # A child that dies takes its task with it alone: the worker lives and starts another.
-        assert at_rest(service, [*ids, deadly]) == {JobState.SUCCEEDED: 8, JobState.FAILED: 1}
+        assert at_rest(service, [*ids, deadly]) == {JobState.SUCCEEDED: 13, JobState.FAILED: 1}
         failed = service.http.get(f"/v1/jobs/{deadly}").json()
         assert (failed["error"]["code"], failed["attempt"]) == ("worker_lost", 3)
         assert max(service.http.get(f"/v1/jobs/{job_id}").json()["attempt"] for job_id in ids) <= 2

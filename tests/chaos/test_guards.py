@@ -23,6 +23,7 @@ JOBS = "tests/core/jobs"
 NOTICED_BY: dict[str, list[str]] = {
     "no-attempt-fence": [
         f"{JOBS}/test_fence.py::test_the_old_claim_writes_nothing[sqlite-succeed]",
+        f"{JOBS}/test_fence.py::test_the_old_claim_writes_nothing[sqlite-succeed_all]",
         f"{JOBS}/test_fence.py::test_the_old_claim_writes_nothing[sqlite-fail]",
         f"{JOBS}/test_fence.py::test_the_picture_of_an_old_download_is_rolled_back[sqlite]",
         f"{JOBS}/test_machine.py::test_on_sqlite",

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import JSON, BigInteger, Float, String, event, func, insert, null, select, text
 from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import Session
 
-from core.database import Database, db_now, insert_new
+from core.database import Database, db_now, given_rows, insert_new
 from core.errors import ServiceUnavailable, StorageFull
 from core.jobs.tables import Blob, Worker
 
@@ -238,3 +238,17 @@ def test_writers_on_sqlite_wait_for_each_other(sqlite_database: Database) -> Non
         add(session, "next")
     thread.join()
     assert list(found) == ["slow"]
+
+
+def test_given_rows_are_what_was_given(database: Database) -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": 'Käthe\'s "ä" \\ 🐈', "count": 2**40, "share": 0.1, "data": {"a": [1, None, "é"], "b": {}}},
+        {"name": None, "count": -1, "share": 1e-17, "data": None},
+        {"name": "", "count": 0, "share": 3.0, "data": []},
+    ]
+    given = given_rows(rows, name=String(), count=BigInteger(), share=Float(), data=JSON(none_as_null=True))
+    with database.read() as session:
+        found = [dict(row._mapping) for row in session.execute(select(given))]
+        nulls = session.scalar(select(func.count()).where(given.c.data.is_(null())))
+    assert found == rows
+    assert nulls == 1

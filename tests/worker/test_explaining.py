@@ -150,7 +150,7 @@ def test_attribution_comes_back_as_it_was_made(bench: Bench) -> None:
     with bench.database.read() as session:
         _, data = queries.artifact_of(session, job_id, "occlusion", "attribution.npy")
     values = np.load(io.BytesIO(data), allow_pickle=False)
-    picture = bench.runner._engine.prepare(b"a picture")
+    picture = StandInEngine().prepare(b"a picture")
     expected = StandInExplainer(StandInEngine()).explain(
         "occlusion", picture, ExplainOptions(), lambda *_: None
     )

@@ -4,85 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
-from numpy.typing import NDArray
 from sqlalchemy import event
 
 from core import database as database_module
 from core.database import Database
 from core.errors import DeviceFailed, DeviceOutOfMemory, InvalidImage, ServiceUnavailable
 from core.jobs import rescue, results
-from core.jobs.blobs import Picture
-from core.jobs.states import JobState, Queue
+from core.jobs.states import JobState
 from core.logs import JsonFormatter
-from core.settings import Settings
-from core.vision.prediction import Prediction
 from core.vision.stand_in import StandInEngine
-from tests.core.jobs.steps import claimed, end_lease, job, submitted, types
+from tests.core.jobs.steps import claimed, end_lease, job, types
 from tests.databases import PostgresServer
-from worker.leases import LeaseKeeper
-from worker.runner import Runner
-
-Item = NDArray[np.uint8]
-
-
-class Engine(StandInEngine):
-    """The stand-in, noting its batches; a test may do something first, or refuse."""
-
-    def __init__(self, max_batch: int = 8) -> None:
-        super().__init__(max_batch=max_batch)
-        self.batches: list[int] = []
-        self.on_prepare: Callable[[bytes], None] = lambda data: None
-        self.on_predict: Callable[[list[bytes]], None] = lambda batch: None
-
-    def prepare(self, data: bytes) -> Item:
-        self.on_prepare(data)
-        return np.frombuffer(data.ljust(32, b"."), np.uint8)
-
-    def predict(self, batch: Sequence[Item]) -> list[Prediction]:
-        self.batches.append(len(batch))
-        self.on_predict([bytes(item).rstrip(b".") for item in batch])
-        return super().predict(batch)
-
-
-class Bench:
-    """A runner on a database, with the engine to play with."""
-
-    def __init__(self, database: Database, folder: Path, **settings: Any) -> None:
-        self.database = database
-        self.engine = Engine()
-        self.stopping = threading.Event()
-        chosen = Settings(data_dir=folder, threads=1, retry_seconds=0, **settings)
-        self.keeper = LeaseKeeper(
-            database,
-            worker_id="worker",
-            queues=[Queue.PREDICT],
-            lease_seconds=chosen.lease_seconds,
-            heartbeat_seconds=chosen.heartbeat_seconds,
-        )
-        self.runner = Runner(chosen, database, self.engine, self.keeper, self.stopping)
-
-    def post(self, *pictures: bytes) -> list[str]:
-        return [
-            submitted(self.database, picture=Picture(data, 640, 480, "image/png"), correlation_id="c")
-            for data in pictures
-        ]
-
-    def drain(self) -> bool:
-        return self.runner.drain(Queue.PREDICT, "worker/task")
-
-    def states(self, ids: list[str]) -> list[JobState]:
-        return [job(self.database, job_id).state for job_id in ids]
-
-    def error(self, job_id: str) -> str | None:
-        error = job(self.database, job_id).error
-        return None if error is None else error["code"]
+from tests.worker.bench import Bench
 
 
 @pytest.fixture
@@ -185,19 +124,10 @@ class TestFailingAlone:
     def test_an_engine_that_loses_answers_is_not_trusted(self, bench: Bench) -> None:
         """Better no answer than another picture's."""
         ids = bench.post(b"a", b"b")
-        bench.runner._engine = Short(bench.engine)  # type: ignore[assignment]
+        bench.engine.answers_lost = 1
         bench.drain()
         assert bench.states(ids) == [JobState.FAILED, JobState.FAILED]
         assert bench.error(ids[0]) == "internal_error"
-
-
-class Short:
-    def __init__(self, engine: Engine) -> None:
-        self.prepare, self.max_batch, self.manifest = engine.prepare, engine.max_batch, engine.manifest
-        self.engine = engine
-
-    def predict(self, batch: Sequence[Item]) -> list[Prediction]:
-        return self.engine.predict(batch)[:-1]
 
 
 def test_a_time_limit_fails_the_batch_for_good(bench: Bench) -> None:

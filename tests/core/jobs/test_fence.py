@@ -13,6 +13,7 @@ from core.jobs import claims, events, results
 from core.jobs.blobs import Picture
 from core.jobs.claims import Claim, LeaseLost
 from core.jobs.rescue import rescue
+from core.jobs.results import Result
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Blob
 from tests.core.jobs.steps import RESULT, Lasting, Passing, claimed, end_lease, fetching, job, log, running
@@ -22,6 +23,7 @@ LATE_WRITES: dict[str, Callable[[Session, Claim], object]] = {
     "give_back": claims.give_back,
     "predicted": lambda session, claim: results.predicted(session, claim, {}, {}),
     "succeed": lambda session, claim: results.succeed(session, claim, **RESULT),
+    "succeed_all": lambda session, claim: results.succeed_all(session, [(claim, Result(**RESULT))]),
     "fail": lambda session, claim: results.fail(session, claim, Lasting("no"), retry_seconds=0),
     "fail for now": lambda session, claim: results.fail(session, claim, Passing("no"), retry_seconds=0),
     "acknowledge_cancel": results.acknowledge_cancel,

@@ -5,10 +5,11 @@ from sqlalchemy import insert
 
 from core.database import Database, db_now
 from core.errors import NotFound, ServiceUnavailable
-from core.jobs import claims, results
+from core.jobs import claims, queries, results
 from core.jobs.blobs import store_blob
 from core.jobs.queries import event_seqs, get_job, list_jobs, picture_of, queue_depths
 from core.jobs.states import JobState, Queue
+from core.jobs.submit import Submission, submit_all
 from core.jobs.tables import Artifact, Batch
 from tests.core.jobs.steps import PICTURE, ended, running, set_columns, submitted
 
@@ -155,3 +156,19 @@ def test_a_page_of_jobs_says_the_same_positions_as_each_job_alone(database: Data
         page = {record.job.id: record.position for record in list_jobs(session)}
     assert page == {job_id: position(database, job_id) for job_id in (first.job_id, *ids)}
     assert [page[job_id] for job_id in (first.job_id, *ids)] == [1, 5, 2, 3, 4, 2, 1]
+
+
+def test_places_are_counted_up_to_a_last_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "LAST_POSITION", 3)
+    first = running(database)
+    with database.write() as session:
+        assert results.fail(session, first, ServiceUnavailable("passing"), retry_seconds=0)
+    ids = [first.job_id, *(submitted(database) for _ in range(4))]
+    with database.read() as session:
+        page = {record.job.id: record.position for record in list_jobs(session)}
+    assert [page[job_id] for job_id in ids] == [1, 2, 3, 3, 3]
+    assert [position(database, job_id) for job_id in ids] == [1, 2, 3, 3, 3]
+    with database.write() as session:
+        new = submit_all(session, {"job_a": Submission(picture=PICTURE, priority=9)}, max_attempts=3)
+        new |= submit_all(session, {"job_b": Submission(picture=PICTURE)}, max_attempts=3)
+        assert [made.position for made in queries.records_of_new(session, list(new.values()))] == [2, 3]

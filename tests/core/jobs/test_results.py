@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from core.database import Database, db_now
 from core.errors import Conflict, NotFound
 from core.jobs import results
+from core.jobs.rescue import expire
+from core.jobs.results import Result
 from core.jobs.states import FINAL, JobState, MethodState, Queue
 from core.jobs.tables import Job, Method
 from tests.core.jobs.steps import (
@@ -197,3 +199,61 @@ def test_methods_end_with_their_job(database: Database, end: JobState, waiting: 
         (claim.job_id, "kernels"): waiting,
         (bystander, "grad_cam"): MethodState.QUEUED,
     }
+
+
+def test_a_micro_batch_ends_with_each_job_its_own_result(database: Database) -> None:
+    ids = [submitted(database) for _ in range(3)]
+    found = [(claim, result(n)) for n, claim in enumerate(claimed(database, limit=3))]
+    with database.write() as session:
+        assert results.succeed_all(session, found[::-1]) == set(ids)
+    for n, (claim, _) in enumerate(found):
+        ended = job(database, claim.job_id)
+        assert (ended.state, ended.prediction, ended.timings) == (
+            JobState.SUCCEEDED,
+            {"label": "cat", "n": n},
+            {"forward": n / 3, "note": 'Käthe\'s "ä"'},
+        )
+        assert ended.model == {"name": "resnet101"}
+        assert log(database, claim.job_id)[-1].data == {"status": "succeeded", "prediction": ended.prediction}
+
+
+def result(n: int) -> Result:
+    return Result({"label": "cat", "n": n}, {"name": "resnet101"}, {"forward": n / 3, "note": 'Käthe\'s "ä"'})
+
+
+def test_of_a_micro_batch_only_what_is_still_held_is_written(database: Database) -> None:
+    for _ in range(4):
+        submitted(database)
+    kept, canceled, expired, lost = claimed(database, limit=4)
+    with database.write() as session:
+        results.cancel(session, canceled.job_id)
+    set_columns(database, expired.job_id, deadline_at=db_now(-1))
+    set_columns(database, lost.job_id, attempt=2)
+    with database.write() as session:
+        assert expire(session) == 1
+    with database.write() as session:
+        found = [(claim, result(0)) for claim in (kept, canceled, expired, lost)]
+        assert results.succeed_all(session, found) == {kept.job_id}
+    states = [job(database, claim.job_id).state for claim in (kept, canceled, expired, lost)]
+    assert states == [JobState.SUCCEEDED, JobState.CANCELING, JobState.EXPIRED, JobState.RUNNING]
+    assert [types(database, claim.job_id).count("job.succeeded") for claim, _ in found] == [1, 0, 0, 0]
+
+
+def test_of_nothing_nothing_is_written(database: Database) -> None:
+    with database.write() as session:
+        assert results.succeed_all(session, []) == set()
+
+
+def test_a_larger_micro_batch_takes_no_more_statements(database: Database) -> None:
+    seen: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda _c, _cursor, sql, *_: seen.append(sql))
+    counts = []
+    for size in (2, 30):
+        for _ in range(size):
+            submitted(database)
+        seen.clear()
+        taken = claimed(database, limit=size)
+        with database.write() as session:
+            assert len(results.succeed_all(session, [(claim, result(0)) for claim in taken])) == size
+        counts.append(len(seen))
+    assert counts[0] == counts[1]

@@ -37,6 +37,7 @@ EVERYTHING: dict[str, Callable[[Session, Claim], object]] = {
     "predicted": lambda s, c: results.predicted(s, c, {}, {}),
     "succeed": lambda s, c: results.succeed(s, c, **RESULT),
     "succeed in part": lambda s, c: results.succeed(s, c, **RESULT, partial=True),
+    "succeed with others": lambda s, c: results.succeed_all(s, [(c, results.Result(**RESULT))]),
     "fail": lambda s, c: results.fail(s, c, Lasting("no"), retry_seconds=0),
     "fail for now": lambda s, c: results.fail(s, c, Passing("no"), retry_seconds=0),
     "cancel": refused,
