@@ -94,9 +94,13 @@ class MethodOut(BaseModel):
 
 
 class QueueOut(BaseModel):
-    position: int = Field(description="1 is next. Jobs of a higher priority posted later go before it.")
+    position: int = Field(
+        description="1 is next; 1000 stands for every place from there on. Jobs of a higher priority posted "
+        "later go before it."
+    )
     estimated_start_at: datetime | None = Field(
-        description="From the position and the throughput of the last minute; null while that is unknown."
+        description="From the position and the throughput of the last minute; null while that is unknown, "
+        "and from position 1000 on."
     )
 
 

@@ -4,7 +4,7 @@ import { get, pause, unlessLeft } from "./api.js";
 import { thumbnail } from "./artifacts.js";
 import { acting, el, icon, rowWords, segments } from "./dom.js";
 import { TITLES } from "./methods.js";
-import { FINAL, STATES, percent, when } from "./words.js";
+import { FINAL, STATES, percent, place, when } from "./words.js";
 
 const PAGE = 24;
 const EVERY_MS = 3000;
@@ -108,7 +108,7 @@ function row(job) {
   const { prediction } = job;
   const name = job.name ?? job.source_url ?? "Picture";
   const doing = job.queue
-    ? `number ${job.queue.position} in line`
+    ? place(job.queue.position)
     : FINAL.has(job.status)
       ? ""
       : `${job.progress.done} of ${job.progress.total} steps`;

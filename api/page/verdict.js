@@ -1,7 +1,7 @@
 // The answer, or where the job is on the way to it.
 
 import { el, icon, refusal } from "./dom.js";
-import { STATES, count, duration, percent, signed, when } from "./words.js";
+import { STATES, duration, percent, place, signed, when } from "./words.js";
 
 /** What one wants to know of a job first, as an element. `model` says whether scores are calibrated. */
 export function verdict(job, model) {
@@ -71,7 +71,7 @@ function waiting(job) {
       queued: job.queue
         ? job.queue.position === 1
           ? "Next in line"
-          : `${count(job.queue.position - 1, "job")} before this one`
+          : place(job.queue.position)
         : "Waiting",
       running: "Looking at the picture",
       canceling: "Stopping",

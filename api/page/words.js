@@ -22,6 +22,11 @@ export function count(n, one, many = `${one}s`) {
   return `${n.toLocaleString("en")}\u00a0${n === 1 ? one : many}`;
 }
 
+/** A place in the queue; the service counts up to 1000, which stands for all that come after it, too. */
+export function place(position) {
+  return `Number ${position.toLocaleString("en")}${position < 1000 ? "" : " or later"} in line`;
+}
+
 /** Seconds as a person would say them: "0.4 s", "12 s", "3 min". */
 export function duration(seconds) {
   if (seconds < 10) return `${seconds.toFixed(1)}\u00a0s`;
