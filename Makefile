@@ -35,9 +35,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: setup ## Start everything on this machine; Ctrl-C stops it
 	@$(BIN)/pawlens up $(ARGS)
 
-# Four processes at most: the tests start services of their own.
+# One process more than processors, since tests of whole services often wait, but four at most: they start many.
 test: setup ## Run all tests
-	$(BIN)/python -m pytest --dist loadscope -n $$($(BIN)/python -c 'import os; print(min(os.cpu_count() or 1, 4))') $(ARGS)
+	$(BIN)/python -m pytest --dist loadscope -n $$($(BIN)/python -c 'import os; print(min((os.cpu_count() or 1) + 1, 4))') $(ARGS)
 
 check: setup ## Lint, check the format, the types and who may import whom
 	$(BIN)/ruff check
