@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from core.database import Database
 from core.jobs.states import JobState
 from core.jobs.tables import Job
 from tests.chaos import invariants
@@ -41,10 +43,28 @@ def sleep_through_the_lease(service: Service) -> tuple[str, str, str]:
         owner = session.scalars(select(Job.lease_owner)).one() or ""
     holds = {name: f"-{service.processes[name].pid}-" in owner for name in ("one", "another")}
     sleeper, other = sorted(holds, key=lambda name: not holds[name])
-    os.killpg(service.processes[sleeper].pid, signal.SIGSTOP)
+    stop_between_transactions(service, sleeper)
     eventually(lambda: attempt() == 2, what="the second attempt")
     os.killpg(service.processes[sleeper].pid, signal.SIGCONT)
     return job_id, sleeper, other
+
+
+def stop_between_transactions(service: Service, worker: str) -> None:
+    """SIGSTOP when the worker holds no lock of the database: it would keep it, and nobody could write."""
+
+    def write(database: Database) -> None:
+        with database.write() as session:
+            session.scalars(select(Job.id).with_for_update()).all()
+
+    with database_of(service) as database, ThreadPoolExecutor(1) as pool:
+        while True:
+            os.killpg(service.processes[worker].pid, signal.SIGSTOP)
+            written = pool.submit(write, database)
+            try:
+                return written.result(timeout=1)
+            except TimeoutError:
+                os.killpg(service.processes[worker].pid, signal.SIGCONT)
+                written.result()
 
 
 def test_a_worker_that_slept_through_its_lease_writes_nothing(folder: Path, database_url: str) -> None:
