@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from api.programs import become, options
 from core.openmp import brief_waiting
 
 if TYPE_CHECKING:
@@ -48,17 +49,18 @@ def engine(
     from api.cli import load_settings  # noqa: PLC0415
 
     settings = load_settings(device=device, precision=precision, weights=weights, compile=compiled)
-    words = ["--weights", str(settings.weights), "--device", settings.device]
-    words += ["--precision", settings.precision, "--explained", str(picture or EXAMPLE)]
-    given = {"photo": picture, "largest-batch": largest_batch, "threads": settings.threads, "json": json}
-    words += [
-        word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))
-    ]
-    words += ["--compile"] * settings.compile + ["--quick"] * quick
-    sys.stdout.flush()
-    # As `pawlens train` does: this very process, the user's own folder, and no package of that folder.
-    command = [sys.executable, "-P", "-m", "core.measure", *words]
-    os.execve(sys.executable, command, brief_waiting(os.environ))  # noqa: S606 - no shell, on purpose
+    given = {
+        "weights": settings.weights,
+        "device": settings.device,
+        "precision": settings.precision,
+        "explained": picture or EXAMPLE,
+        "photo": picture,
+        "largest-batch": largest_batch,
+        "threads": settings.threads,
+        "json": json,
+    }
+    flags = ["--compile"] * settings.compile + ["--quick"] * quick
+    become("core.measure", *options(given), *flags, environment=brief_waiting(os.environ))
 
 
 @app.command()

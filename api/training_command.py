@@ -1,13 +1,13 @@
-"""``pawlens train`` and ``pawlens evaluate``: doors to programs that load torch, which the API never does."""
+"""``pawlens train`` and ``pawlens evaluate``."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from api.programs import become, options
 
 PANEL = "Training"
 
@@ -34,7 +34,7 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, and lose what was done.")] = False,
 ) -> None:
     """Train a network from scratch; run again, it goes on where it was stopped or killed."""
-    _become("train", config, *_common(data, change, device), *(["--fresh"] if fresh else []))
+    become("core.training.train", config, *_common(data, change, device), *(["--fresh"] if fresh else []))
 
 
 def evaluate(
@@ -52,22 +52,11 @@ def evaluate(
 ) -> None:
     """Measure weights, calibrate a run's own, and write a report as HTML and JSON."""
     given = {"weights": weights, "part": part, "sizes": sizes, "scales": scales, "out": out}
-    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
-    _become("evaluate", config, *_common(data, change, device), *options)
+    become("core.training.evaluate", config, *_common(data, change, device), *options(given))
 
 
 def _common(data: str | None, changes: Sequence[str] | None, device: str) -> list[str]:
-    words = ["--device", device]
-    if data is not None:
-        words += ["--data", data]
-    return words + [word for change in changes or () for word in ("--set", change)]
-
-
-def _become(module: str, *arguments: str) -> NoReturn:
-    """Go on as the training program, in this very process and in the user's own folder.
-
-    ``-P``: a folder called ``core`` in there is not the package that is meant.
-    """
-    sys.stdout.flush()
-    command = [sys.executable, "-P", "-m", f"core.training.{module}", *arguments]
-    os.execv(sys.executable, command)  # noqa: S606 - no shell, on purpose
+    return [
+        *options({"device": device, "data": data}),
+        *(word for change in changes or () for word in ("--set", change)),
+    ]

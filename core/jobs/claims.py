@@ -18,7 +18,7 @@ from core.database import db_now
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED, UNFETCHED, due
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
-from core.jobs.transitions import Moved, move_and_read, put_back
+from core.jobs.transitions import Moved, move, put_back
 
 
 class LeaseLost(Exception):
@@ -90,7 +90,7 @@ def claim(session: Session, queue: Queue, *, owner: str, limit: int, lease_secon
     fresh = select(Job.id).where(*FRESH).order_by(*BY_PRIORITY_THEN_AGE).limit(limit)
     for ready in (retry, fresh):
         picked = _locked(ready.where(Job.queue == queue, *due()))
-        rows = move_and_read(
+        moved = move(
             session,
             JobState.RUNNING,
             source=JobState.QUEUED,
@@ -103,8 +103,8 @@ def claim(session: Session, queue: Queue, *, owner: str, limit: int, lease_secon
             lease_owner=owner,
             lease_until=db_now(lease_seconds),
         )
-        if rows:
-            return _claims(rows)
+        if moved:
+            return _claims(job.read for job in moved)
     return []
 
 
@@ -177,6 +177,6 @@ def _attempt_number(job: Moved) -> dict[str, Any]:
 
 
 def _claims(rows: Iterable[Sequence[Any]]) -> list[Claim]:
-    """Rows that end with :data:`_FIELDS`, in the order of the queue: RETURNING has none."""
-    claims = [Claim(*row[-len(_FIELDS) :]) for row in rows]
+    """Rows of :data:`_FIELDS`, in the order of the queue: RETURNING has none."""
+    claims = [Claim(*row) for row in rows]
     return sorted(claims, key=lambda claim: (-claim.priority, claim.created_at, claim.job_id))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, String, type_coerce, update
+from sqlalchemy import ColumnElement, Select, String, type_coerce, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.database import db_now
@@ -22,13 +22,14 @@ from core.jobs.tables import Job, Method
 
 
 class Moved(NamedTuple):
-    """A job that was moved, as it now is."""
+    """A job that was moved, as it now is; ``read`` has the columns that were asked for."""
 
     id: str
     attempt: int
     event_seq: int
     batch_id: str | None
     queue: Queue
+    read: tuple[Any, ...] = ()
 
 
 _MOVED = (Job.id, Job.attempt, Job.event_seq, Job.batch_id, Job.queue)
@@ -43,6 +44,7 @@ def move(
     among: Select[str] | None = None,
     event: str,
     data: dict[str, Any] | Callable[[Moved], dict[str, Any]] | None = None,
+    read: Sequence[InstrumentedAttribute[Any]] = (),
     **values: Any,
 ) -> list[Moved]:
     """Move every job in ``source`` that meets ``where`` to the state ``to``; return those that were moved.
@@ -53,27 +55,8 @@ def move(
 
     However many are moved, it takes the same few statements. ``among`` finds the ids of those that come into
     question. ``where`` and ``values`` may name columns of :func:`core.database.given_rows`, to give each job
-    values of its own.
+    values of its own. ``read`` names columns whose new values are wanted of each job that was moved.
     """
-    rows = move_and_read(
-        session, to, source=source, where=where, among=among, event=event, data=data, **values
-    )
-    return [Moved(*row[: len(_MOVED)]) for row in rows]
-
-
-def move_and_read(
-    session: Session,
-    to: JobState,
-    *,
-    source: JobState,
-    where: Sequence[ColumnElement[bool]] = (),
-    among: Select[str] | None = None,
-    event: str,
-    data: dict[str, Any] | Callable[[Moved], dict[str, Any]] | None = None,
-    read: Sequence[InstrumentedAttribute[Any]] = (),
-    **values: Any,
-) -> Sequence[Row[Any]]:
-    """As :func:`move`, but of each job that was moved a row which also has the columns ``read``."""
     if to not in MOVES.get(source, frozenset()):
         raise ValueError(f"a job never moves from {source} to {to}")
     changes: dict[str, Any] = {"state": to, "event_seq": Job.event_seq + 1}
@@ -96,7 +79,7 @@ def move_and_read(
         .returning(*_MOVED, *(webhooks.OF_ENDED if to.is_final else ()), *read)
         .execution_options(synchronize_session=False)
     ).all()
-    moved = [Moved(*row[: len(_MOVED)]) for row in rows]
+    moved = [Moved._make([*row[: len(_MOVED)], tuple(row[len(row) - len(read) :])]) for row in rows]
     details = data if callable(data) else lambda _job: data or {}
     events.append(
         session,
@@ -110,7 +93,7 @@ def move_and_read(
         _end_methods(session, explained, to)
     elif source is JobState.RUNNING and to is JobState.QUEUED and explained:
         _rewind_methods(session, explained)
-    return rows
+    return moved
 
 
 def put_back(

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 
+from core.files import replacing
 from core.vision.manifest import Manifest
 from core.vision.precision import MAX_MARGIN_ERROR
 
@@ -101,15 +101,9 @@ def _read(path: Path, key: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    # Several workers start at once. Each has a file of its own until it is whole.
     try:
-        number, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(number, "w") as file:
-                json.dump(content, file, indent=1)
-            os.replace(unfinished, path)
-        except BaseException:
-            os.unlink(unfinished)
-            raise
+        with replacing(path, alone=False) as unfinished:  # several workers start at once
+            unfinished.touch(mode=0o600)
+            unfinished.write_text(json.dumps(content, indent=1))
     except OSError as error:
         log.warning("%s cannot be written, the next start will check again: %s", path, error)

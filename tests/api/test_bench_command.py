@@ -26,7 +26,7 @@ def become(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What the process would have become."""
     commands: list[list[str]] = []
     monkeypatch.setattr(
-        "api.bench_command.os.execve", lambda _program, command, _environment: commands.append(command)
+        "api.programs.os.execve", lambda _program, command, _environment: commands.append(command)
     )
     return commands
 

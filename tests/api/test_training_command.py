@@ -32,7 +32,7 @@ def test_options_are_passed_on(
     typed: list[str], module: str, passed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     become: list[list[str]] = []
-    monkeypatch.setattr("api.training_command.os.execv", lambda _program, command: become.append(command))
+    monkeypatch.setattr("api.programs.os.execve", lambda _program, command, _env: become.append(command))
     result = CliRunner().invoke(app, typed)
     assert result.exit_code == 0, result.output
     assert become == [[sys.executable, "-P", "-m", f"core.training.{module}", *passed]]
