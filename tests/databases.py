@@ -116,6 +116,18 @@ class PostgresServer:
         return f"test_{os.getpid()}_{next(self._numbers)}"
 
 
+@contextmanager
+def postgres_alone() -> Iterator[PostgresServer]:
+    """A server for the block, outside of any test run."""
+    run = TestRun()
+    server = PostgresServer(run)
+    try:
+        yield server
+    finally:
+        server.close()
+        run.end()
+
+
 def sqlite_template(run: TestRun) -> Path:
     """A migrated SQLite file, ready to be copied."""
     template = run.folder / "template.db"

@@ -22,18 +22,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from core.vision.manifest import read_manifest
 from tests.benchmarks import bulk_tables
 from tests.benchmarks.bulk_figures import arithmetic, ratios
+from tests.benchmarks.memory import family
 from tests.benchmarks.report import Report
+from tests.benchmarks.subject import COMPARED_AT, IN_USE, weights_at
 from tests.benchmarks.timeline import Batch, batches_of, timeline
 from tests.chaos.rest import lines
 from tests.processes import PHOTOS, Service, running
 
-MANIFEST = Path("weights/resnet101-cat-dog.json")
-COMPARED_AT = 224
 PARTS = 4
 BATCHES = (8, 16, 32)
 """Tried of the bare network, which then has the fastest."""
@@ -51,23 +49,14 @@ def run(quick: bool = False) -> Report:
     return Report(bulk_tables.tables(figures), figures)
 
 
-def weights_at(folder: Path, size: int) -> Path:
-    """The manifest of the shipped weights for pictures of another size."""
-    manifest = read_manifest(MANIFEST)
-    other = manifest.model_copy(update={"input": manifest.input.model_copy(update={"size": size})})
-    (folder / manifest.weights).symlink_to((MANIFEST.parent / manifest.weights).resolve())
-    path = folder / "manifest.json"
-    path.write_text(other.model_dump_json())
-    return path
-
-
 # ---- the bare network
 
 
 @contextmanager
 def bare_network(weights: Path) -> Iterator[ProcessPoolExecutor]:
     """A process of its own, whose threads wait for each other as OpenMP has it by default: keeping their
-    processor. Alone on a machine that is the fastest; a worker, which never is, lets them sleep (worker.app).
+    processor. Alone on a machine that is the fastest; a worker, which never is, has them wait briefly
+    (core.openmp).
     """
     with ProcessPoolExecutor(1, get_context("spawn"), _load, (weights,)) as process:
         yield process
@@ -116,15 +105,7 @@ def _measure(
     folder: Path, weights: Path, bare: ProcessPoolExecutor, pictures: int, rounds: int
 ) -> dict[str, Any]:
     folder.mkdir()
-    settings = {
-        "engine": "resnet",
-        "weights": weights,
-        "threads": os.cpu_count(),
-        "lease_seconds": 60,
-        "heartbeat_seconds": 15,
-        "rescue_seconds": 5,
-        "dispatch_seconds": 2,
-    }
+    settings = IN_USE | {"weights": weights, "threads": os.cpu_count()}
     found: list[dict[str, Any]] = []
     by_batch = {size: bare.submit(_compute, size).result()["rate"] for size in BATCHES}
     best = max(by_batch, key=lambda size: by_batch[size])
@@ -236,7 +217,7 @@ def _processors(service: Service) -> dict[str, float]:
 
 def _family_seconds(pid: int) -> float:
     seconds = 0.0
-    for process in _family(pid):
+    for process in family(pid):
         times = process.cpu_times()
         seconds += times.user + times.system
     return seconds
@@ -244,12 +225,7 @@ def _family_seconds(pid: int) -> float:
 
 def _memory(pid: int) -> list[int]:
     """Resident bytes of the process and of each of its children."""
-    return [process.memory_info().rss for process in _family(pid)]
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    parent = psutil.Process(pid)
-    return [parent, *parent.children(recursive=True)]
+    return [process.memory_info().rss for process in family(pid)]
 
 
 def _difference(after: dict[str, float], before: dict[str, float], pictures: int) -> dict[str, float]:

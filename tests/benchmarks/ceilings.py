@@ -21,6 +21,7 @@ from rich.table import Table
 from core.database import Database
 from tests.benchmarks import ceilings_steps as steps
 from tests.benchmarks.report import Report, Times
+from tests.benchmarks.subject import QUIET, SMALLEST
 from tests.processes import PHOTOS, eventually, running
 
 KINDS = ("sqlite", "postgresql")
@@ -135,25 +136,26 @@ def _of_size(database: Database, size: int) -> dict[str, float]:
 def _whole_path(new: Callable[[], Database], items: int) -> float:
     """Items a second, from the POST of an archive of so many different pictures to the end of its batch."""
     url = new().engine.url.render_as_string(hide_password=False)
-    photo = min(PHOTOS, key=lambda photo: photo.stat().st_size).read_bytes()
+    photo = PHOTOS[SMALLEST].read_bytes()
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as packed:
         for number in range(items):  # bytes behind the end of a JPEG make it another picture
             packed.writestr(f"{number}.jpg", photo + b"%d" % number)
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {"lease_seconds": 60, "heartbeat_seconds": 15, "log_level": "WARNING"}
-        with running(Path(folder), url, "predict", **settings) as service:
-            started = time.perf_counter()
-            files = {"archive": ("photos.zip", archive.getvalue())}
-            answer = service.http.post("/v1/batches", files=files, timeout=300)
-            assert answer.status_code == 202, answer.text
-            link = f"/v1/batches/{answer.json()['id']}"
-            batch = eventually(
-                lambda: (found := service.http.get(link).json())["status"] != "running" and found,
-                seconds=300,
-                what="the end of the batch",
-            )
-            seconds = time.perf_counter() - started
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), url, "predict", **QUIET) as service,
+    ):
+        started = time.perf_counter()
+        files = {"archive": ("photos.zip", archive.getvalue())}
+        answer = service.http.post("/v1/batches", files=files, timeout=300)
+        assert answer.status_code == 202, answer.text
+        link = f"/v1/batches/{answer.json()['id']}"
+        batch = eventually(
+            lambda: (found := service.http.get(link).json())["status"] != "running" and found,
+            seconds=300,
+            what="the end of the batch",
+        )
+        seconds = time.perf_counter() - started
     assert batch["counts"]["succeeded"] == items, batch["counts"]
     return round(items / seconds, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from core.jobs.results import Result
 from core.jobs.states import JobState, Queue
 from core.jobs.submit import Submission, submit_all
 from migrations import upgrade
-from tests.databases import PostgresServer, TestRun
+from tests.databases import postgres_alone
 
 GROUP = 50
 """New jobs in one commit: as many as there are clients, who wait for it together."""
@@ -39,36 +39,24 @@ RESULT = Result(
 def opened(kind: str, folder: Path) -> Iterator[Callable[[], Database]]:
     """Makes new migrated databases, durable ones: unlike in tests, PostgreSQL waits for the disk."""
     made: list[Database] = []
-    if kind == "sqlite":
+    with ExitStack() as stack:
+        server = None if kind == "sqlite" else stack.enter_context(postgres_alone())
+        if server:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                server.execute(f"ALTER SYSTEM RESET {setting}")
+            server.execute("SELECT pg_reload_conf()")
 
         def new() -> Database:
-            url = f"sqlite:///{folder}/{len(made)}.db"
-            upgrade(url)
+            if server:
+                url = server.url(server.create())
+            else:
+                url = f"sqlite:///{folder}/{len(made)}.db"
+                upgrade(url)
             made.append(Database(url))
+            stack.callback(made[-1].dispose)
             return made[-1]
 
         yield new
-    else:
-        run = TestRun()
-        server = PostgresServer(run)
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            server.execute(f"ALTER SYSTEM RESET {setting}")
-        server.execute("SELECT pg_reload_conf()")
-
-        def new() -> Database:
-            made.append(Database(server.url(server.create())))
-            return made[-1]
-
-        try:
-            yield new
-        finally:
-            for database in made:
-                database.dispose()
-            server.close()
-            run.end()
-        return
-    for database in made:
-        database.dispose()
 
 
 def fill(database: Database, depth: int) -> None:

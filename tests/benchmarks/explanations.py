@@ -34,12 +34,11 @@ from core.vision.engine import Engine
 from core.vision.manifest import read_manifest
 from tests.benchmarks import explanation_tables, original
 from tests.benchmarks.report import Report, Times, ratio, total
+from tests.benchmarks.subject import COMPARED_AT, MANIFEST, weights_at
 from tests.benchmarks.work import PRECISIONS, Peak, work_of
 from tests.processes import PHOTOS
 
-MANIFEST = Path("weights/resnet101-cat-dog.json")
 PHOTO = "american_bulldog_115"
-COMPARED_AT = 224
 OPTIONS = ExplainOptions()
 TOLERANCE = OPTIONS.integrated_gradients.tolerance
 # Of the original's two long methods this share is computed and timed: all their batches are alike.
@@ -70,13 +69,8 @@ def run(quick: bool = False) -> Report:
 @contextmanager
 def engine_at(size: int) -> Iterator[Engine]:
     """The shipped weights at another size of picture."""
-    manifest = read_manifest(MANIFEST)
     with tempfile.TemporaryDirectory() as folder:
-        other = manifest.model_copy(update={"input": manifest.input.model_copy(update={"size": size})})
-        (Path(folder) / manifest.weights).symlink_to((MANIFEST.parent / manifest.weights).resolve())
-        path = Path(folder) / "manifest.json"
-        path.write_text(other.model_dump_json())
-        yield Engine(path)
+        yield Engine(weights_at(Path(folder), size))
 
 
 class Contest:

@@ -22,8 +22,8 @@ from core.explain.options import ExplainOptions, FeatureMapsOptions, IntegratedG
 from core.explain.run import NetworkExplainer
 from core.vision.engine import Engine
 from core.vision.resnet import ResNet
-from tests.benchmarks.explanations import MANIFEST
 from tests.benchmarks.report import Report
+from tests.benchmarks.subject import MANIFEST
 from tests.processes import EXAMPLES, PHOTOS
 
 Picture = NDArray[np.uint8]

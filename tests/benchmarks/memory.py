@@ -13,13 +13,19 @@ from tests.processes import Service
 MIB = 1 << 20
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """The process and all that it has started."""
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
 def sample(service: Service) -> dict[str, int]:
     """Resident bytes. A worker of the network is two: Celery's process, and its child with the network."""
     found: dict[str, int] = {}
     for name, process in service.processes.items():
-        parent = psutil.Process(process.pid)
+        parent, *children = family(process.pid)
         found[name] = parent.memory_info().rss
-        for child in parent.children(recursive=True):
+        for child in children:
             found[f"{name}, child"] = found.get(f"{name}, child", 0) + child.memory_info().rss
     return found
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from core.database import Database
 from core.jobs.tables import Job
+from tests.chaos.rest import database_of
 from tests.processes import Service, eventually
 
 
@@ -19,9 +19,5 @@ def wait_until_empty(service: Service) -> None:
 
 def jobs(service: Service) -> int:
     """How many there have been."""
-    database = Database(service.environment["PAWLENS_DATABASE_URL"])
-    try:
-        with database.read() as session:
-            return session.scalar(select(func.count()).select_from(Job)) or 0
-    finally:
-        database.dispose()
+    with database_of(service) as database, database.read() as session:
+        return session.scalar(select(func.count()).select_from(Job)) or 0

@@ -14,27 +14,28 @@ from rich.table import Table
 from tests.benchmarks import queue
 from tests.benchmarks.load import Load, drive
 from tests.benchmarks.report import Report
-from tests.processes import PHOTOS, Service, running
+from tests.benchmarks.subject import QUIET, SMALLEST
+from tests.processes import Service, running
 
 CLIENTS = 50
-SMALLEST = min(range(len(PHOTOS)), key=lambda number: PHOTOS[number].stat().st_size)
 
 
 def run(quick: bool = False) -> Report:
     seconds = 4 if quick else 10
-    with tempfile.TemporaryDirectory() as folder:
-        settings = {"lease_seconds": 60, "heartbeat_seconds": 15, "log_level": "WARNING"}
-        with running(Path(folder), f"sqlite:///{folder}/pawlens.db", "predict", **settings) as service:
-            one = _post(service, 1, seconds)
-            queue.wait_until_empty(service)
-            before = queue.jobs(service)
-            beside = _post(service, CLIENTS, seconds)
-            queue.wait_until_empty(service)
-            items = (queue.jobs(service) - before) / (time.monotonic() - beside.began)
-            worker = service.processes["predict"].pid
-            os.killpg(worker, signal.SIGSTOP)
-            alone = _post(service, CLIENTS, seconds)
-            os.killpg(worker, signal.SIGCONT)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), f"sqlite:///{folder}/pawlens.db", "predict", **QUIET) as service,
+    ):
+        one = _post(service, 1, seconds)
+        queue.wait_until_empty(service)
+        before = queue.jobs(service)
+        beside = _post(service, CLIENTS, seconds)
+        queue.wait_until_empty(service)
+        items = (queue.jobs(service) - before) / (time.monotonic() - beside.began)
+        worker = service.processes["predict"].pid
+        os.killpg(worker, signal.SIGSTOP)
+        alone = _post(service, CLIENTS, seconds)
+        os.killpg(worker, signal.SIGCONT)
     figures = {
         "clients": CLIENTS,
         "posts": {

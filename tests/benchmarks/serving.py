@@ -26,9 +26,9 @@ from core.explain.methods import METHODS
 from core.openmp import brief_waiting
 from core.vision.precision import MAX_MARGIN_ERROR
 from tests.benchmarks import memory, queue, serving_tables
-from tests.benchmarks.explanations import MANIFEST
 from tests.benchmarks.load import Load, drive
 from tests.benchmarks.report import Report
+from tests.benchmarks.subject import IN_USE, MANIFEST, QUIET
 from tests.processes import PHOTOS, Service, _free_port, eventually, running
 
 CLIENTS = {1: 4.0, 8: 5.0, 64: 10.0}
@@ -109,16 +109,7 @@ def run(quick: bool = False) -> Report:
 
 @contextmanager
 def _pawlens(folder: Path) -> Iterator[Service]:
-    settings = {
-        "engine": "resnet",
-        "threads": os.cpu_count(),
-        "max_batch": MAX_BATCH,
-        "lease_seconds": 60,
-        "heartbeat_seconds": 15,
-        "rescue_seconds": 5,
-        "dispatch_seconds": 2,
-        "log_level": "WARNING",
-    }
+    settings = QUIET | IN_USE | {"threads": os.cpu_count(), "max_batch": MAX_BATCH}
     with running(folder, f"sqlite:///{folder}/pawlens.db", "predict", "explain", "io", **settings) as service:
         yield service
 

@@ -32,30 +32,31 @@ from core.settings import Settings
 from tests.benchmarks.load import drive
 from tests.benchmarks.queue import wait_until_empty
 from tests.benchmarks.report import Report
-from tests.databases import PostgresServer, TestRun
-from tests.processes import PHOTOS, Service, running
+from tests.benchmarks.subject import QUIET, SMALLEST
+from tests.chaos.rest import database_of
+from tests.databases import postgres_alone
+from tests.processes import Service, running
 
 PREDICTIONS, EXPLANATIONS = 1000, 60
 # Tables of what jobs are made of; the others (workers, keys, deliveries) do not grow with them.
 JOB_TABLES = ("jobs", "images", "methods", "artifacts", "events")
 CLIENTS, SECONDS = 50, 8
-SMALLEST = min(range(len(PHOTOS)), key=lambda number: PHOTOS[number].stat().st_size)
 
 
 def run(quick: bool = False) -> Report:
     parts = 4 if quick else 1
     figures: dict[str, Any] = {"databases": {}}
     for kind in ("sqlite", "postgresql"):
-        with tempfile.TemporaryDirectory() as folder, _url(kind, Path(folder)) as url:
-            settings = {"lease_seconds": 60, "heartbeat_seconds": 15, "log_level": "WARNING"}
-            with running(Path(folder), url, "predict", "explain", **settings) as service:
-                figures["databases"][kind] = _kept(service, url, PREDICTIONS // parts, EXPLANATIONS // parts)
-                if kind == "sqlite":
-                    figures |= _broker(service)
-                    load = drive(
-                        service.port, "/v1/jobs", CLIENTS, SECONDS / parts, photos=[SMALLEST], ok=202
-                    )
-                    figures["posts_per_second"] = round(load.rate, 1)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _url(kind, Path(folder)) as url,
+            running(Path(folder), url, "predict", "explain", **QUIET) as service,
+        ):
+            figures["databases"][kind] = _kept(service, PREDICTIONS // parts, EXPLANATIONS // parts)
+            if kind == "sqlite":
+                figures |= _broker(service)
+                load = drive(service.port, "/v1/jobs", CLIENTS, SECONDS / parts, photos=[SMALLEST], ok=202)
+                figures["posts_per_second"] = round(load.rate, 1)
     return Report([_table(figures)], figures)
 
 
@@ -64,18 +65,12 @@ def _url(kind: str, folder: Path) -> Iterator[str]:
     if kind == "sqlite":
         yield f"sqlite:///{folder}/pawlens.db"
         return
-    test_run = TestRun()
-    server = PostgresServer(test_run)
-    try:
+    with postgres_alone() as server:
         yield server.url(server.create())
-    finally:
-        server.close()
-        test_run.end()
 
 
-def _kept(service: Service, url: str, predictions: int, explanations: int) -> dict[str, Any]:
-    database = Database(url)
-    try:
+def _kept(service: Service, predictions: int, explanations: int) -> dict[str, Any]:
+    with database_of(service) as database:
         sizes = [_sizes(database)]
         for count, methods in ((predictions, ""), (explanations, ",".join(METHODS))):
             _post_all(service, count, methods)
@@ -84,8 +79,6 @@ def _kept(service: Service, url: str, predictions: int, explanations: int) -> di
             reused = session.scalar(select(func.count()).select_from(Method).where(Method.cached)) or 0
             artifacts = int(session.scalar(select(func.sum(Artifact.size))) or 0)
             blobs = int(session.scalar(select(func.sum(Blob.size))) or 0)
-    finally:
-        database.dispose()
     before, between, after = sizes
     return {
         "predict": _per_job(before, between, predictions),

@@ -44,6 +44,18 @@ def small_card(**changes: object) -> ModelCard:
     return card.model_copy(update=changes)
 
 
+def two_class_weights(folder: Path) -> Path:
+    """ResNet-14 with random weights for cat and dog, at 64 pixels: its manifest."""
+    torch.manual_seed(11)
+    network = ResNet((1, 1, 1, 1), 2)
+    randomise(network)
+    with torch.no_grad():
+        network.fc.weight *= 100  # random weights are hardly moved by a picture
+    path = folder / "two.json"
+    save_checkpoint(network, path, small_card(labels=("cat", "dog")), dtype=torch.float32)
+    return path
+
+
 @pytest.fixture(scope="session")
 def small_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ResNet-14 with random weights for three classes at 64 pixels."""
