@@ -121,7 +121,9 @@ def _records(
         ):
             methods[method.job_id].append(method)
         for artifact in session.scalars(
-            select(Artifact).where(Artifact.job_id.in_(explained)).order_by(Artifact.job_id, Artifact.name)
+            select(Artifact)
+            .where(Artifact.job_id.in_(explained))
+            .order_by(Artifact.job_id, Artifact.method, Artifact.name)
         ):
             artifacts[artifact.job_id].append(artifact)
     return [
