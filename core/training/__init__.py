@@ -12,6 +12,7 @@
 ``grow.py``           a deeper network that computes the same
 ``optimise.py``       optimiser, learning rate, precision, average of the weights
 ``state.py``          everything a run needs to go on after it was killed
+``journal.py``        what it has measured so far
 ``loop.py``           stages, epochs, steps, validation
 ``train.py``          the program: ``pawlens train``
 ``progress.py``       what a person sees meanwhile

@@ -87,24 +87,48 @@ class Augmenter:
 
     def _erase(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Put 0, the mean colour, in a rectangle of some of the pictures."""
-        count, size = len(x), self.size
+        count = len(x)
         area = _uniform(count, *_ERASED_AREA, generator)
         area = torch.where(torch.rand(count, generator=generator) < self.settings.erase, area, 0.0)
         aspect = _log_uniform(count, *_ERASED_ASPECT, generator)
+        return x.masked_fill_(self._rectangles(area, aspect, generator, x.device), 0)
+
+    def _rectangles(
+        self, area: Tensor, aspect: Tensor, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """One in each picture, anywhere within it: bool [N, 1, size, size], True inside.
+
+        area: [N], as a share of the picture. aspect: [N], height / width.
+        """
+        count, size = len(area), self.size
         height, width = torch.sqrt(area * aspect) * size, torch.sqrt(area / aspect) * size
         top = torch.rand(count, generator=generator) * (size - height)
         left = torch.rand(count, generator=generator) * (size - width)
         places = torch.arange(size) + 0.5
         rows = (places >= top[:, None]) & (places < (top + height)[:, None])
         columns = (places >= left[:, None]) & (places < (left + width)[:, None])
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        return x.masked_fill_(inside.to(x.device), 0)
+        return rows.to(device)[:, None, :, None] & columns.to(device)[:, None, None, :]
 
     def _mix(self, x: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """mixup: each picture laid over another one, and their targets likewise (Zhang et al., 2017,
-        https://arxiv.org/abs/1710.09412)."""
-        if self.settings.mixup == 0:
-            return x, wanted
+        """Each picture with another one of the batch, and their targets in the same shares."""
+        if self.settings.cutmix and torch.rand((), generator=generator) < self.settings.cutmix:
+            return self._cutmix(x, wanted, generator)
+        if self.settings.mixup:
+            return self._mixup(x, wanted, generator)
+        return x, wanted
+
+    def _cutmix(self, x: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A rectangle of the other picture in the place of this one's (Yun et al., 2019,
+        https://arxiv.org/abs/1905.04899). Every share of its area is as likely."""
+        count = len(x)
+        area = torch.rand(count, generator=generator)
+        inside = self._rectangles(area, torch.ones(count), generator, x.device)
+        partner = torch.randperm(count, generator=generator).to(x.device)
+        share = inside.float().mean((2, 3))  # of whole pixels, [N, 1]
+        return torch.where(inside, x[partner], x), torch.lerp(wanted, wanted[partner], share)
+
+    def _mixup(self, x: Tensor, wanted: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The other picture laid over this one (Zhang et al., 2017, https://arxiv.org/abs/1710.09412)."""
         # torch draws from a Beta distribution with its global generator alone.
         seed = int(torch.randint(2**62, (), generator=generator))
         share = float(np.random.default_rng(seed).beta(self.settings.mixup, self.settings.mixup))

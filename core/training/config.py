@@ -41,7 +41,7 @@ class Experiment(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     output: Path = Field(default=Path("runs"), description="The run's folder is made in it.")
     checkpoint_steps: Annotated[int, Field(ge=1)] = Field(
-        default=250, description="Steps from one checkpoint to the next; each epoch ends with one, too."
+        default=250, description="Steps from one checkpoint to the next; each validation has one, too."
     )
     log_steps: Annotated[int, Field(ge=1)] = 20
     version: str = Field(default="1", min_length=1, max_length=40, description="Of the weights.")
@@ -118,6 +118,7 @@ class Augmentation(_Section):
     mixup: Annotated[float, Field(ge=0)] = Field(
         default=0.1, description="Both parameters of the Beta distribution; 0: none."
     )
+    cutmix: Fraction = Field(default=0, description="Share of the batches mixed by it instead of by mixup.")
 
     @model_validator(mode="after")
     def _ranges_are_ordered(self) -> Self:
@@ -132,6 +133,10 @@ class Stage(_Section):
     epochs: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=2)] = 64
     rate: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="Peak learning rate.")
+    validate_every: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="Epochs from one validation, with its checkpoint, to the next; the last has one.",
+    )
     augmentation: Augmentation | None = Field(default=None, description="Instead of the run's own.")
 
 

@@ -29,6 +29,7 @@ from core.training.calibration import fit_temperature
 from core.training.config import Configuration, TrainingError
 from core.training.data import Pictures, open_pictures
 from core.training.export import exported
+from core.training.journal import JOURNAL
 from core.training.progress import Display
 from core.training.report import Evaluation, write_report
 from core.training.sources import Indices
@@ -119,7 +120,7 @@ def evaluate(
             report,
             Evaluation(manifest, pictures, measured, logits, targets[measured], temperature),
             engine=Engine(manifest_path, device) if weights is None else engine,
-            history=config.folder / "metrics.jsonl" if weights is None else None,
+            history=config.folder / JOURNAL if weights is None else None,
         )
         return report
 

@@ -7,20 +7,20 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from torch import Tensor
 
-from core.files import replacing
 from core.training import metrics, seeds
 from core.training.augment import Augmenter, normalise
 from core.training.config import Configuration, Stage, TrainingError
 from core.training.data import open_pictures
 from core.training.export import Best, write_best
 from core.training.grow import grow
+from core.training.journal import JOURNAL, Journal
 from core.training.normalisation import Normalisation, normalisation
 from core.training.optimise import autocast, choose_precision, gradient_scaler, learning_rate, update_average
 from core.training.progress import Display
@@ -41,7 +41,7 @@ class Stopped(Exception):
 class Training:
     """One run. ``config.folder`` is held by the caller (:func:`core.training.state.sole_writer`)."""
 
-    log: TextIO
+    journal: Journal
 
     def __init__(self, config: Configuration, device: torch.device, display: Display) -> None:
         seeds.make_deterministic(device)
@@ -89,8 +89,7 @@ class Training:
             self.state.load(folder, self.config, self.pictures.digest)
         (folder / "config.yaml").write_text(self.config.to_yaml())
         self._write_summary(folder / "data.json")
-        _cut_off(folder / "metrics.jsonl", self.state.position.updates)
-        with (folder / "metrics.jsonl").open("a") as self.log:
+        with Journal.reopened(folder / JOURNAL, self.state.position.updates) as self.journal:
             for stage in self.config.stages[self.state.position.stage :]:
                 self._stage(stage, after_step)
 
@@ -107,9 +106,10 @@ class Training:
             raise TrainingError(f"A batch of {stage.batch} is more than the {len(train)} training pictures.")
         settings = stage.augmentation or self.config.augmentation
         augment = Augmenter(settings, self.normalisation, stage.size, len(self.labels))
-        for _ in range(self.state.position.epoch, stage.epochs):
+        for epoch in range(self.state.position.epoch, stage.epochs):
             self._epoch(stage, train, augment, after_step)
-            self._end_epoch(stage, self._validate(stage, validation))
+            due = (epoch + 1) % stage.validate_every == 0 or epoch + 1 == stage.epochs
+            self._end_epoch(stage, self._validate(stage, validation) if due else None)
 
     def _epoch(self, stage: Stage, train: Store, augment: Augmenter, after_step: AfterStep) -> None:
         """What is left of the epoch. The last pictures, fewer than a batch, wait for another epoch."""
@@ -120,45 +120,63 @@ class Training:
         rest = np.split(order, steps)[position.step :]
         name = f"stage {position.stage + 1}, {stage.size} px, epoch {position.epoch + 1} of {stage.epochs}"
         bar = self.display.begin(name, steps, position.step)
+        losses: list[Tensor] = []
+        note = ""
         began = time.perf_counter()
-        for pixels, targets, aspects in batches(train, rest):
+        for pixels, targets, aspects in batches(train, rest, pinned=self.device.type == "cuda"):
             read = time.perf_counter()
             done = position.epoch * steps + position.step
             rate = learning_rate(done, stage.epochs * steps, stage.rate, self.config.schedule)
             draw = seeds.generator(self.seed, "augment", position.stage, position.epoch, position.step)
             inputs, wanted = augment(pixels.to(self.device, non_blocking=True), targets, aspects, draw)
             augmented = time.perf_counter()
-            loss = self._step(inputs, wanted, rate)
+            losses.append(self._step(inputs, wanted, rate))
             update_average(state.average, state.network, done, self.config.optimiser.average)
-            computed = time.perf_counter()
-            totals.add(len(targets), loss, read - began, augmented - read, computed - augmented)
             position.step += 1
             position.updates += 1
-            self.display.advance(bar, f"loss {loss:.3f}  {totals.speed:.0f} pictures/s")
-            if position.updates % self.config.experiment.log_steps == 0:
-                self._log(event="step", loss=loss, rate=rate)
+            logged = position.updates % self.config.experiment.log_steps == 0
+            saved = position.updates % self.config.experiment.checkpoint_steps == 0
+            if logged or saved or position.step == steps:
+                loss = self._settle(losses, len(targets))
+                note = f"loss {loss:.3f}"
+            totals.add(len(targets), read - began, augmented - read, time.perf_counter() - augmented)
+            self.display.advance(bar, f"{note}  {totals.speed:.0f} pictures/s")
+            if logged:
+                self.journal.write(position.updates, event="step", loss=loss, rate=rate)
             leave = after_step(state)
             if position.step < steps:  # an epoch's end writes its own checkpoint
-                if leave or position.updates % self.config.experiment.checkpoint_steps == 0:
+                if leave and losses:
+                    self._settle(losses, len(targets))
+                if leave or saved:
                     self._save()
                 if leave:
                     raise Stopped
             began = time.perf_counter()
         self.display.end(bar)
 
-    def _step(self, inputs: Tensor, wanted: Tensor, rate: float) -> float:
+    def _settle(self, losses: list[Tensor], pictures: int) -> float:
+        """Add up the losses since the last time, each a mean over so many pictures, and return the newest.
+
+        Reading them waits for the device. After every step, that would leave a GPU without work while the
+        next one is prepared. Raises TrainingError if one is not finite.
+        """
+        for loss in torch.stack(losses).tolist():
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"The loss is {loss} after {self.state.position.updates} steps or fewer. A lower "
+                    "stages.N.rate or a longer schedule.warmup may help; the checkpoint before it is kept."
+                )
+            self.state.totals.loss += loss * pictures
+        losses.clear()
+        return float(loss)
+
+    def _step(self, inputs: Tensor, wanted: Tensor, rate: float) -> Tensor:
         state, settings = self.state, self.config.optimiser
         for group in state.optimiser.param_groups:
             group["lr"] = rate
         with autocast(self.precision, self.device):
             logits = state.network(inputs)
         loss = F.cross_entropy(logits.float(), wanted, label_smoothing=settings.label_smoothing)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss is {value} after {state.position.updates} steps. A lower stages.N.rate or a "
-                "longer schedule.warmup may help; the checkpoint before it is kept."
-            )
         state.optimiser.zero_grad(set_to_none=True)
         state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.gradient_norm is not None:
@@ -166,7 +184,7 @@ class Training:
             torch.nn.utils.clip_grad_norm_(state.network.parameters(), settings.gradient_norm)
         state.scaler.step(state.optimiser)
         state.scaler.update()
-        return value
+        return loss.detach()
 
     @torch.no_grad()
     def _validate(self, stage: Stage, validation: Store) -> dict[str, float]:
@@ -182,7 +200,8 @@ class Training:
         self.display.end(bar)
         return metrics.brief(torch.cat(logits).numpy(), validation.targets.numpy())
 
-    def _end_epoch(self, stage: Stage, found: dict[str, float]) -> None:
+    def _end_epoch(self, stage: Stage, found: dict[str, float] | None) -> None:
+        """``found``: what validation has measured; None where it is not due, nor is a checkpoint then."""
         state, position, totals = self.state, self.state.position, self.state.totals
         epoch = {
             "stage": position.stage,
@@ -190,26 +209,33 @@ class Training:
             "depths": list(stage.depths),
             "size": stage.size,
             "train_loss": totals.loss / totals.pictures,
-            **{f"validation_{name}": value for name, value in found.items()},
+            **{f"validation_{name}": value for name, value in (found or {}).items()},
         }
-        best = state.best if state.best and state.best["stage"] == position.stage else None
+        if found is not None:
+            self._keep_if_best(stage, epoch, found)
+        self.journal.write(
+            position.updates, event="epoch", **epoch, pictures_per_second=totals.speed, **totals.seconds
+        )
+        self.display.line(
+            f"stage {position.stage + 1}  {stage.size} px  epoch {position.epoch + 1}/{stage.epochs}  "
+            f"loss {epoch['train_loss']:.4f}  {_in_words(found)}  {totals.speed:.1f} pictures/s"
+        )
+        position.epoch, position.step = position.epoch + 1, 0
+        if position.epoch == stage.epochs:
+            position.stage, position.epoch = position.stage + 1, 0
+        state.totals = Totals()
+        if found is not None or position.updates % self.config.experiment.checkpoint_steps == 0:
+            self._save()
+
+    def _keep_if_best(self, stage: Stage, epoch: dict[str, Any], found: dict[str, float]) -> None:
+        state = self.state
+        best = state.best if state.best and state.best["stage"] == epoch["stage"] else None
         if best is None or _rank(epoch) > _rank(best):
             state.best = epoch
             # If a kill follows before the checkpoint, the epoch is run again and writes the same.
             write_best(
                 Best(self.config, self.labels, self._form(stage), found, self.pictures.summary, state.average)
             )
-        self._log(event="epoch", **epoch, pictures_per_second=totals.speed, **totals.seconds)
-        self.display.line(
-            f"stage {position.stage + 1}  {stage.size} px  epoch {position.epoch + 1}/{stage.epochs}  "
-            f"loss {epoch['train_loss']:.4f}  validation: loss {found['loss']:.4f}, "
-            f"accuracy {found['accuracy']:.4f}, ROC-AUC {found['roc_auc']:.4f}  {totals.speed:.1f} pictures/s"
-        )
-        position.epoch, position.step = position.epoch + 1, 0
-        if position.epoch == stage.epochs:
-            position.stage, position.epoch = position.stage + 1, 0
-        state.totals = Totals()
-        self._save()
 
     def _form(self, stage: Stage) -> InputFormat:
         return InputFormat(size=stage.size, mean=self.normalisation.mean, std=self.normalisation.std)
@@ -225,20 +251,15 @@ class Training:
         }
         path.write_text(json.dumps(found, indent=2) + "\n")
 
-    def _log(self, **values: Any) -> None:
-        self.log.write(json.dumps({"update": self.state.position.updates, **values}) + "\n")
-        self.log.flush()
-
 
 def _rank(epoch: dict[str, Any]) -> tuple[float, float]:
     return epoch["validation_accuracy"], -epoch["validation_loss"]
 
 
-def _cut_off(path: Path, updates: int) -> None:
-    """Take out what was logged after the checkpoint: those steps will be made, and logged, again."""
-    if not path.exists():
-        return
-    # A line that a kill left half-written comes after the checkpoint, too.
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    with replacing(path) as unfinished:
-        unfinished.write_text("".join(line for line in whole if json.loads(line)["update"] <= updates))
+def _in_words(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "not validated"
+    return (
+        f"validation: loss {found['loss']:.4f}, accuracy {found['accuracy']:.4f}, "
+        f"ROC-AUC {found['roc_auc']:.4f}"
+    )

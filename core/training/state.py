@@ -43,10 +43,12 @@ class Totals:
     augment_seconds: float = 0.0
     compute_seconds: float = 0.0
 
-    def add(self, pictures: int, loss: float, data: float, augment: float, compute: float) -> None:
-        """One step: its mean loss, and the seconds it waited for data, varied them, and computed."""
+    def add(self, pictures: int, data: float, augment: float, compute: float) -> None:
+        """One step: the seconds it waited for data, varied them, and computed.
+
+        On a GPU the last holds the waiting for what was begun before, whichever of the three it was.
+        """
         self.pictures += pictures
-        self.loss += loss * pictures
         self.data_seconds += data
         self.augment_seconds += augment
         self.compute_seconds += compute

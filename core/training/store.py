@@ -63,11 +63,17 @@ def served_crops(
     return _stored(pictures, chosen, form.size, cache, f"crop-{form.resize_scale:g}", crop, watch)
 
 
-def batches(store: Store, order: Sequence[Indices]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(uint8 [n, S, S, 3], targets [n], aspects [n]) for each element of ``order``, one read ahead."""
+def batches(
+    store: Store, order: Sequence[Indices], *, pinned: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(uint8 [n, S, S, 3], targets [n], aspects [n]) for each element of ``order``, one read ahead.
+
+    pinned: pixels in memory from which a GPU copies while it computes.
+    """
 
     def cut(indices: Indices) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.from_numpy(store.pixels[indices]), store.targets[indices], store.aspects[indices]
+        pixels = torch.from_numpy(store.pixels[indices])
+        return pixels.pin_memory() if pinned else pixels, store.targets[indices], store.aspects[indices]
 
     with ThreadPoolExecutor(1) as reader:
         ahead = None

@@ -21,6 +21,7 @@ import torch
 from core.errors import PawlensError
 from core.training.config import Configuration, read_config
 from core.training.export import exported
+from core.training.journal import JOURNAL
 from core.training.loop import AfterStep, Stopped, Training
 from core.training.progress import Display
 from core.training.state import BEST, LAST, State, sole_writer
@@ -42,7 +43,7 @@ def train(
     """
     with sole_writer(config.folder), display or Display() as shown:
         if fresh:
-            for name in (LAST, BEST, "metrics.jsonl", f"{config.experiment.name}.json"):
+            for name in (LAST, BEST, JOURNAL, f"{config.experiment.name}.json"):
                 (config.folder / name).unlink(missing_ok=True)
         training = Training(config, choose_device(device), shown)
         training.run(after_step)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from core.errors import InvalidRequest
@@ -94,3 +95,39 @@ def test_measuring_can_be_stopped(network_explainer: NetworkExplainer, picture: 
 
     with pytest.raises(Stop):
         network_explainer.explain("grad_cam", picture, ExplainOptions(quality=True), stop_after_the_method)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_cuda_explains_as_the_cpu_does(
+    two_class_manifest: Path, network_explainer: NetworkExplainer, picture: NDArray[np.uint8], method: str
+) -> None:
+    on_gpu = NetworkExplainer(Engine(two_class_manifest, device="cuda", precision="fp32"))
+    found = on_gpu.explain(method, picture, ExplainOptions(target="dog"))
+    expected = network_explainer.explain(method, picture, ExplainOptions(target="dog"))
+    assert found.provenance["device"].startswith("cuda")
+    assert found.target.margin == pytest.approx(expected.target.margin, abs=1e-4)
+    assert [layer.name for layer in found.layers] == [layer.name for layer in expected.layers]
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        np.testing.assert_allclose(one.values, other.values, atol=1e-3 * np.abs(other.values).max())
+    if expected.attribution is not None:
+        assert found.attribution is not None
+        largest = np.abs(expected.attribution).max()
+        np.testing.assert_allclose(found.attribution, expected.attribution, atol=1e-3 * largest)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
+def test_cuda_certifies_what_it_computes_in_bfloat16(
+    two_class_manifest: Path, network_explainer: NetworkExplainer, picture: NDArray[np.uint8], method: str
+) -> None:
+    on_gpu = NetworkExplainer(Engine(two_class_manifest, device="cuda", precision="bf16"))
+    found = on_gpu.explain(method, picture, ExplainOptions())
+    expected = network_explainer.explain(method, picture, ExplainOptions())
+    assert found.attribution is not None
+    assert expected.attribution is not None
+    assert np.corrcoef(found.attribution.ravel(), expected.attribution.ravel())[0, 1] > 0.98
+    if method == "integrated_gradients":
+        assert found.quality["converged"]

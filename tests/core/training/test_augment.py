@@ -163,3 +163,33 @@ def test_mixup_mixes_pictures_and_targets_alike() -> None:
         torch.testing.assert_close(grey, wanted @ torch.tensor([0.0, 100, 200]) / 255, atol=1e-4, rtol=0)
         shares.append(float(wanted.max()))
     assert min(shares) < 0.9
+
+
+def test_cutmix_puts_a_rectangle_of_another_picture_and_its_share_of_the_target() -> None:
+    pixels = torch.stack([torch.full((16, 16, 3), 100 * label, dtype=torch.uint8) for label in (0, 1, 2)])
+    colours = normalise(pixels, COLOURS)[:, 0, 0, 0]
+    mixed = 0
+    for purpose in range(30):
+        found, wanted = run(augmenter(16, cutmix=1), pixels, purpose=purpose)
+        torch.testing.assert_close(wanted.sum(1), torch.ones(3))
+        for own in range(3):
+            # Which class each pixel belongs to, told by its colour.
+            belongs = (found[own, 0, :, :, None] - colours).abs().argmin(-1)
+            shares = torch.bincount(belongs.flatten(), minlength=3) / 16**2
+            torch.testing.assert_close(wanted[own], shares)
+            foreign = belongs != own
+            assert torch.equal(foreign, foreign.any(1)[:, None] & foreign.any(0)[None])
+            mixed += bool(foreign.any())
+    assert mixed > 40
+
+
+def test_cutmix_takes_its_share_of_the_batches() -> None:
+    pixels = torch.stack([torch.full((8, 8, 3), 100 * label, dtype=torch.uint8) for label in (0, 1, 2)])
+    kinds = {"cutmix": 0, "mixup": 0}
+    for purpose in range(200):
+        found, wanted = run(augmenter(8, cutmix=0.25, mixup=1.0), pixels, purpose=purpose)
+        if not torch.equal(wanted, torch.eye(3)):
+            # mixup leaves each picture of one colour.
+            kinds["mixup" if torch.allclose(found, found[:, :, :1, :1], atol=1e-4) else "cutmix"] += 1
+    assert 20 < kinds["cutmix"] < 70
+    assert kinds["mixup"] > 100

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from core.training.config import TrainingError
-from core.training.loop import _cut_off
 from core.training.optimise import gradient_scaler
 from core.training.state import State, read_whole, sole_writer, write_whole
 from core.vision.resnet import ResNet
@@ -125,12 +124,3 @@ def test_the_folder_is_free_again_when_its_holder_has_left(tmp_path: Path) -> No
         raise KeyError
     with sole_writer(tmp_path / "run"):
         pass
-
-
-def test_the_log_is_cut_off_at_the_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    _cut_off(path, 3)
-    assert not path.exists()
-    path.write_text('{"update": 1}\n{"update": 3}\n{"update": 4}\n{"upda')
-    _cut_off(path, 3)
-    assert path.read_text() == '{"update": 1}\n{"update": 3}\n'

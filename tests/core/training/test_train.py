@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from core.training.config import Configuration, TrainingError
 from core.training.loop import Stopped
@@ -234,3 +235,18 @@ def test_it_learns(tmp_path: Path, cache: Path) -> None:
     epochs = [line for line in logged(config) if line["event"] == "epoch"]
     top = max(epochs, key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]))
     assert best["loss"] == top["validation_loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_same_seed_gives_the_same_weights_also_after_a_kill(tmp_path: Path, cache: Path) -> None:
+    """In bfloat16, as it is chosen there."""
+    one, other = (
+        configuration(tmp_path / name, cache, precision="auto") for name in ("in one go", "interrupted")
+    )
+    train(one, device="cuda")
+    for step in (4, 7):
+        with pytest.raises(Killed):
+            train(other, device="cuda", after_step=killed_after(step))
+    train(other, device="cuda")
+    assert_same_run(one, other)
