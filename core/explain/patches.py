@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from core.explain.explainer import dtype_of
+from core.vision.folding import FoldedBottleneck
 from core.vision.resnet import ResNet
 
 # A crop that has more than this share of a layer's positions costs, with its copies, as much as the layer.
@@ -28,6 +29,7 @@ class _Layer:
     """A part of the network: output i is a function of inputs stride * i - reach to stride * i + reach."""
 
     run: Callable[[Tensor], Tensor]
+    consume: Callable[[Tensor], Tensor]  # the same, and may overwrite what it is given
     stride: int
     reach: int
 
@@ -93,16 +95,17 @@ class PatchedPicture:
         x = self._inputs.repeat(len(corners), 1, 1, 1).contiguous(memory_format=torch.channels_last)
         _paste(x, patches, places)
         for layer in self._rest:
-            x = layer.run(x)
+            x = layer.consume(x)
         return self._network.head(x).float()
 
 
 def _layers(network: ResNet) -> list[_Layer]:
     # The stem: a 7x7 of stride 2 with 3 pixels of padding, then a 3x3 of stride 2 with 1: 2 * 1 + 3 = 5.
-    layers = [_Layer(network.stem, stride=4, reach=5)]
+    layers = [_Layer(network.stem, network.stem, stride=4, reach=5)]
     for _, block in network.blocks():
         before = int(block.conv1.stride[0])  # 2 only where a stage's stride lies on the first 1x1
-        layers.append(_Layer(block, stride=before * int(block.conv2.stride[0]), reach=before))
+        consume = block.consume if isinstance(block, FoldedBottleneck) else block
+        layers.append(_Layer(block, consume, stride=before * int(block.conv2.stride[0]), reach=before))
     return layers
 
 
@@ -141,7 +144,7 @@ def _advance(
         inside.append((top - origin[0], left - origin[1]))
         after.append((place, origin))
     _paste(crops, patches, inside)
-    found = step.layer.run(crops)
+    found = step.layer.consume(crops)
     changed = [
         _square(
             found[number : number + 1],

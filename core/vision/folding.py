@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
@@ -26,28 +26,76 @@ from core.vision.resnet import Bottleneck, ResNet
 from core.vision.threads import one_thread
 
 
+class FoldedConvolution(nn.Conv2d):
+    """A convolution whose weights do BatchNorm's work too."""
+
+    _packed: tuple[int, Tensor] | None = None  # the weights as they were at this version
+
+    def fused(self, x: Tensor, after: str = "relu") -> Tensor:
+        """With ``after`` applied to the result."""
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *self._arguments, after, [], "")
+        return found
+
+    def fused_sum(self, x: Tensor, other: Tensor, *, overwrite: bool) -> Tensor:
+        """relu(other + what comes of ``x``). Written over ``other`` it takes a fifth off a forward pass."""
+        found: Tensor
+        if overwrite:
+            found = torch.ops.mkldnn._convolution_pointwise_.binary(
+                other, x, *self._arguments, "add", 1, "relu", [], ""
+            )
+        else:
+            found = torch.ops.mkldnn._convolution_pointwise.binary(
+                x, other, *self._arguments, "add", 1, "relu", [], ""
+            )
+        return found
+
+    @property
+    def _arguments(self) -> tuple[Any, ...]:
+        shape = self.padding, self.stride, self.dilation, self.groups
+        if self.weight.dtype != torch.bfloat16:
+            return self.weight, self.bias, *shape
+        # In the order in which AMX reads them. It would be made in every call otherwise, which for a single
+        # picture takes as long as half of the network.
+        version = self.weight._version
+        if self._packed is None or self._packed[0] != version:
+            self._packed = version, torch.ops.mkldnn._reorder_convolution_weight(self.weight, *shape)
+        return self._packed[1], self.bias, *shape
+
+
 class FoldedBottleneck(Bottleneck):
     """A block without BatchNorm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _fusible(x):
-            return super().forward(x)
-        shortcut = x if self.downsample is None else _convolve(cast(nn.Conv2d, self.downsample[0]), x, "none")
-        x = _convolve(self.conv2, _convolve(self.conv1, x))
-        c = self.conv3
-        summed: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            x, shortcut, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, "add", 1, "relu", [], ""
-        )
-        return summed
+        return self._fused(x, keep=True) if _fusible(x) else super().forward(x)
+
+    def consume(self, x: Tensor) -> Tensor:
+        """The same, faster; ``x`` may be overwritten."""
+        return self._fused(x, keep=False) if _fusible(x) else super().forward(x)
+
+    def _fused(self, x: Tensor, *, keep: bool) -> Tensor:
+        shortcut = x
+        if self.downsample is not None:
+            shortcut = cast(FoldedConvolution, self.downsample[0]).fused(x, "none")
+        conv1, conv2, conv3 = (cast(FoldedConvolution, c) for c in (self.conv1, self.conv2, self.conv3))
+        overwrite = not keep or shortcut is not x
+        return conv3.fused_sum(conv2.fused(conv1.fused(x)), shortcut, overwrite=overwrite)
 
 
 class FoldedResNet(ResNet):
     """A network without BatchNorm; :func:`fold_batchnorm` makes it."""
 
+    def forward(self, x: Tensor) -> Tensor:
+        if not _fusible(x):
+            return super().forward(x)
+        x = self.stem(x)
+        for _, block in self.blocks():
+            x = cast(FoldedBottleneck, block).consume(x)
+        return self.head(x)
+
     def stem(self, x: Tensor) -> Tensor:
         if not _fusible(x):
             return super().stem(x)
-        return F.max_pool2d(_convolve(self.conv1, x), 3, stride=2, padding=1)
+        return F.max_pool2d(cast(FoldedConvolution, self.conv1).fused(x), 3, stride=2, padding=1)
 
 
 @one_thread()
@@ -90,14 +138,6 @@ def _fusible(x: Tensor) -> bool:
     return x.dtype == torch.float32
 
 
-def _convolve(c: nn.Conv2d, x: Tensor, after: str = "relu") -> Tensor:
-    """A convolution with ``after`` applied to what it gives."""
-    found: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        x, c.weight, c.bias, c.padding, c.stride, c.dilation, c.groups, after, [], ""
-    )
-    return found
-
-
 def _fold(convolution: nn.Module, norm: nn.Module, dtype: torch.dtype | None) -> None:
     """Give ``convolution`` the weights and bias that also do the work of ``norm``."""
     if not isinstance(convolution, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
@@ -114,3 +154,4 @@ def _fold(convolution: nn.Module, norm: nn.Module, dtype: torch.dtype | None) ->
         dtype = dtype or convolution.weight.dtype
         convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
         convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    convolution.__class__ = FoldedConvolution

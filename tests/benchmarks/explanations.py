@@ -149,7 +149,7 @@ class Contest:
             found = Occlusion(self._log_odds).attribute(
                 self.x, window, stride, baselines=0, perturbations_per_eval=CAPTUM_BATCH
             )
-        return np.asarray(found[0, 0].numpy(), np.float32)
+        return np.asarray(found[0, 0].cpu().numpy(), np.float32)
 
     def _log_odds(self, pictures: Tensor) -> Tensor:
         return log_odds(self.engine.network(pictures), self.index)

@@ -45,7 +45,7 @@ def grad_cam(network: ResNet, x: Tensor, index: int) -> bytes:
         (gradient,) = torch.autograd.grad(probability, kept)
         weights = gradient.mean((2, 3), keepdim=True)
         map_ = F.relu((weights * kept[0].detach()).sum(1, keepdim=True))
-        tiles.append(F.interpolate(map_, size=x.shape[2:], mode="bilinear")[0, 0].numpy())
+        tiles.append(F.interpolate(map_, size=x.shape[2:], mode="bilinear")[0, 0].cpu().numpy())
     return _png(np.concatenate([_coloured(tile) for tile in tiles], axis=1))
 
 
@@ -53,12 +53,12 @@ def integrated_gradients(network: ResNet, x: Tensor, index: int, steps: int = ST
     """x: [1, 3, S, S]. Right Riemann sum of the gradients of the probability, from a baseline of zeros."""
     total = torch.zeros_like(x)
     for start in range(0, steps, BATCH):
-        times = torch.arange(start + 1, min(start + BATCH, steps) + 1) / steps
+        times = torch.arange(start + 1, min(start + BATCH, steps) + 1, device=x.device) / steps
         points = (times.view(-1, 1, 1, 1) * x).requires_grad_(True)
         (gradient,) = torch.autograd.grad(network(points).softmax(1)[:, index].sum(), points)
         total += gradient.sum(0)
     channels = (total / steps * x)[0].clamp(min=0)
-    return _png(_coloured(channels.sum(0).numpy()))
+    return _png(_coloured(channels.sum(0).cpu().numpy()))
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def occlusion(network: ResNet, x: Tensor, index: int, windows: int = WINDOWS) ->
     starts = np.linspace(0, x.shape[-1] - WINDOW, WINDOWS_A_SIDE).round().astype(int)
     corners = [(top, left) for top in starts for left in starts][:windows]
     plain = network(x).softmax(1)[0, index]
-    heat, count = torch.zeros(2, *x.shape[2:])
+    heat, count = torch.zeros(2, *x.shape[2:], device=x.device)
     for start in range(0, len(corners), BATCH):
         part = corners[start : start + BATCH]
         covered = x.repeat(len(part), 1, 1, 1)
@@ -78,7 +78,7 @@ def occlusion(network: ResNet, x: Tensor, index: int, windows: int = WINDOWS) ->
         for fall, (top, left) in zip(falls, part, strict=True):
             heat[top : top + WINDOW, left : left + WINDOW] += fall
             count[top : top + WINDOW, left : left + WINDOW] += 1
-    return _png(_coloured((heat / count.clamp(min=1)).numpy()))
+    return _png(_coloured((heat / count.clamp(min=1)).cpu().numpy()))
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def feature_maps(network: ResNet, x: Tensor, _index: int) -> bytes:
     last = {name.partition(".")[0]: maps for name, maps in network.features(x)}
     rows = []
     for maps in last.values():
-        row = F.interpolate(maps[:, :CHANNELS], size=(64, 64))[0].numpy()
+        row = F.interpolate(maps[:, :CHANNELS], size=(64, 64))[0].cpu().numpy()
         rows.append(np.concatenate([_coloured(tile, "viridis") for tile in row], axis=1))
     return _png(np.concatenate(rows))
 
@@ -99,7 +99,7 @@ def kernels(network: ResNet, _x: Tensor, _index: int) -> bytes:
     rows = []
     for convolution in convolutions:
         weights = convolution.weight[:CHANNELS].mean(1, keepdim=True)
-        tiles = F.interpolate(weights, size=(64, 64))[:, 0].numpy()
+        tiles = F.interpolate(weights, size=(64, 64))[:, 0].cpu().numpy()
         rows.append(np.concatenate([_coloured(tile, "viridis") for tile in tiles], axis=1))
     return _png(np.concatenate(rows))
 

@@ -88,6 +88,9 @@ def test_fused_operators_compute_the_same_and_only_without_gradient(
         before = pictures.clone()
         fused = folded.features(pictures)
         assert torch.equal(pictures, before)
+        through = folded(pictures)  # in which blocks overwrite what came from the block before
+        assert torch.equal(pictures, before)
+        assert torch.equal(through, folded.head(fused[-1][1]))
     tolerance = 1e-5 if dtype == torch.float32 else 0.05
     for name, output in fused:
         # All outputs are still there at the end: none was written over by the block that follows.
@@ -107,3 +110,18 @@ def test_fused_operators_are_used_where_this_machine_has_them() -> None:
     called = {event.key for event in profiled.key_averages()}
     has_them: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     assert ("mkldnn::_convolution_pointwise" in called) == has_them
+
+
+def test_packed_weights_follow_the_weights() -> None:
+    torch.manual_seed(3)
+    network = ResNet((1, 1, 1, 1))
+    randomise(network)
+    folded = fold_batchnorm(network.eval(), torch.bfloat16)
+    pictures = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        rounded = folded(pictures.bfloat16())
+        torch.testing.assert_close(folded.float()(pictures), rounded, rtol=0.05, atol=0.05)
+        before = folded.to(torch.bfloat16).stem(pictures.bfloat16())
+        folded.get_parameter("conv1.weight").mul_(2)
+        folded.get_parameter("conv1.bias").mul_(2)
+        assert torch.equal(folded.stem(pictures.bfloat16()), 2 * before)
