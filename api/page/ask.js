@@ -58,7 +58,7 @@ class AskForm {
       el(
         "form",
         { onsubmit: (event) => this.#submit(event), novalidate: true },
-        dropZone((files) => this.add(files), signal),
+        dropZone({ onFiles: (files) => this.add(files), onAddress: (url) => this.bring(url) }, signal),
         this.tray,
         this.left,
         el("div", { class: "url" }, el("label", { for: "url" }, "or the address of a picture"), this.url),
@@ -81,9 +81,11 @@ class AskForm {
     this.#ready();
   }
 
+  /** A File, or an address. */
   bring(picture) {
-    if (typeof picture === "string") this.url.value = picture;
-    else if (picture) this.add([picture]);
+    if (picture instanceof File) this.add([picture]);
+    else if (picture) this.url.value = picture;
+    this.#ready();
   }
 
   /** More files; what cannot go along is named and left out. */

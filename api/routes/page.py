@@ -64,9 +64,7 @@ def home(if_none_match: IfNoneMatch = None, accept_encoding: AcceptEncoding = ""
 
 
 @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
-def page_file(
-    name: str, if_none_match: IfNoneMatch = None, accept_encoding: AcceptEncoding = ""
-) -> Response:
+def page_file(name: str, if_none_match: IfNoneMatch = None, accept_encoding: AcceptEncoding = "") -> Response:
     """A part of the page."""
     return _file(name, if_none_match, accept_encoding)
 

@@ -37,6 +37,21 @@ def test_a_picture_is_pasted(visit: Visit) -> None:
     expect_end(page)
 
 
+def test_an_address_is_pasted_anywhere(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator(".card").first).to_be_visible()
+    page.evaluate(
+        """() => {
+          const clipboardData = new DataTransfer();
+          clipboardData.setData("text/plain", " https://example.com/cat.jpg\\n");
+          const paste = {clipboardData, bubbles: true, cancelable: true};
+          document.body.dispatchEvent(new ClipboardEvent("paste", paste));
+        }"""
+    )
+    expect(page.get_by_label("or the address of a picture")).to_have_value("https://example.com/cat.jpg")
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+
+
 def test_pictures_are_dropped_anywhere(visit: Visit) -> None:
     page = visit.open()
     methods(page)
