@@ -67,7 +67,9 @@ const NAMES = { predict: "Predictions", explain: "Explanations", io: "Downloads 
 /** Whether what is posted for a queue is worked on. */
 function check({ name, waiting, running, oldest_seconds, finished_last_minute }, workers) {
   const many = workers.filter(({ queue }) => queue === name).length;
-  const isStuck = waiting && !running && !finished_last_minute && oldest_seconds > STUCK_SECONDS;
+  // A download that takes its time counts as waiting, so that of those nothing can be said.
+  const isStill = name !== "io" && waiting && !running && !finished_last_minute;
+  const isStuck = isStill && oldest_seconds > STUCK_SECONDS;
   const fault = !many
     ? "no worker is alive; jobs are kept, and start when one is"
     : isStuck
@@ -84,6 +86,7 @@ function check({ name, waiting, running, oldest_seconds, finished_last_minute },
 
 class Queue {
   constructor(name) {
+    this.name = name;
     this.rates = [];
     this.curve = el("canvas", { "aria-hidden": "true" });
     this.rate = el("span", { class: "big number" });
@@ -93,17 +96,20 @@ class Queue {
       { class: "queue" },
       el("h3", {}, NAMES[name] ?? name),
       this.rate,
-      " a minute",
+      name === "io" ? " to download" : " a minute", // jobs pass through io and end elsewhere
       this.curve,
       this.says,
     );
   }
 
   update({ waiting, running, oldest_seconds, finished_last_minute }) {
-    this.rates = [...this.rates, finished_last_minute].slice(-REMEMBERED);
-    this.rate.textContent = finished_last_minute.toLocaleString("en");
-    const oldest = waiting ? `, the oldest for ${duration(oldest_seconds)}` : "";
-    this.says.textContent = `${waiting.toLocaleString("en")} waiting${oldest} · ${running} running`;
+    const isIo = this.name === "io";
+    const rate = isIo ? waiting : finished_last_minute;
+    this.rates = [...this.rates, rate].slice(-REMEMBERED);
+    this.rate.textContent = rate.toLocaleString("en");
+    const oldest = waiting ? `the oldest for ${duration(oldest_seconds)}` : null;
+    const counts = isIo ? [] : [`${waiting.toLocaleString("en")} waiting`, `${running} running`];
+    this.says.textContent = [...counts, oldest].filter(Boolean).join(" · ") || "\u00a0";
     this.#draw();
   }
 

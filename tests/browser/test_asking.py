@@ -11,6 +11,20 @@ from tests.browser.views import ask, choose, expect_end, methods
 from tests.processes import PHOTOS, Service
 
 
+def test_the_first_view_is_light(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator(".card").first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    bytes_sent: dict[str, int] = page.evaluate(
+        """() => Object.fromEntries(["navigation", "resource"]
+              .flatMap((kind) => performance.getEntriesByType(kind))
+              .map(({name, transferSize}) => [name, transferSize]))"""
+    )
+    own = {name: size for name, size in bytes_sent.items() if "/page/examples/" not in name}
+    assert any(name.endswith("/v1/methods") for name in own)
+    assert 50_000 < sum(own.values()) < 200_000
+
+
 def test_an_example_is_posted_at_once(visit: Visit) -> None:
     page = visit.open()
     methods(page)
