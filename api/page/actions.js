@@ -15,7 +15,7 @@ export function actions(job, { cancel, again, remove }) {
   return [
     !isOver && button("cross", "Cancel", cancel, { class: "danger", disabled: isStopping }),
     canCompare && el("a", { class: "button", href: `#/compare/${job.id}` }, icon("compare"), "Compare"),
-    isOver && job.image && button("again", "Ask again", again),
+    isOver && (job.image || job.source_url) && button("again", "Ask again", again),
     button("link", "Copy link", copyLink),
     iconButton(
       "json",

@@ -2,6 +2,8 @@
 //
 // Every call goes through fetch, pictures and streams too: <img> and EventSource cannot send a key.
 
+import { duration } from "./words.js";
+
 const KEPT_AS = "pawlens.key";
 
 /** What the service refused, or could not do: its problem document (RFC 9457), as an error. */
@@ -69,7 +71,7 @@ async function read(answer) {
   }
   const { title = answer.statusText || "Refused", detail = `The server answered ${answer.status}.` } = fields;
   const seconds = Number(answer.headers.get("Retry-After"));
-  const pause = answer.status === 429 && seconds ? ` Try again in ${Math.ceil(seconds)} s.` : "";
+  const pause = seconds ? ` Try again in ${duration(Math.max(1, seconds))}.` : "";
   return new Problem(answer.status, { ...fields, title, detail: detail + pause });
 }
 

@@ -8,17 +8,20 @@ import { methodChoice } from "./choice.js";
 import { dropZone, kindOf } from "./sources.js";
 import { count } from "./words.js";
 
-let brought = []; // pictures that another view has brought along
+const MOST_IN_TRAY = 12;
 
-/** Opens the form with this picture the next time that it is shown. */
-export function askAgain(file) {
-  brought = [file];
+let brought = null; // what another view has brought along
+
+/** Opens the form with this picture, a File or its address, the next time that it is shown. */
+export function askAgain(picture) {
+  brought = picture;
 }
 
 export async function show(main, _parts, signal) {
   const form = new AskForm(signal);
   main.append(form.element);
-  form.add(brought.splice(0));
+  form.bring(brought);
+  brought = null;
   const [info, weights] = await Promise.all([api.get("/v1/methods", signal), model()]);
   form.offer(info, weights);
 }
@@ -27,7 +30,8 @@ class AskForm {
   constructor(signal) {
     this.signal = signal;
     this.files = [];
-    this.problem = el("div");
+    this.left = el("div", { class: "left-out" }); // about what was dropped; a refusal is where one asks
+    this.problem = el("div", { class: "refused" });
     this.tray = el("ul", { class: "tray", "aria-label": "Pictures to ask about" });
     this.url = el("input", {
       type: "url",
@@ -54,8 +58,9 @@ class AskForm {
       el(
         "form",
         { onsubmit: (event) => this.#submit(event), novalidate: true },
-        dropZone((files) => this.add(files), signal),
+        dropZone({ onFiles: (files) => this.add(files), onAddress: (url) => this.bring(url) }, signal),
         this.tray,
+        this.left,
         el("div", { class: "url" }, el("label", { for: "url" }, "or the address of a picture"), this.url),
         el(
           "section",
@@ -76,6 +81,13 @@ class AskForm {
     this.#ready();
   }
 
+  /** A File, or an address. */
+  bring(picture) {
+    if (picture instanceof File) this.add([picture]);
+    else if (picture) this.url.value = picture;
+    this.#ready();
+  }
+
   /** More files; what cannot go along is named and left out. */
   add(files) {
     const isPicture = (file) => kindOf(file) === "picture";
@@ -84,7 +96,8 @@ class AskForm {
     const single = pictures.length ? null : files.find(kindOf);
     const taken = single ? [single] : pictures;
     const left = files.filter((file) => !taken.includes(file));
-    this.problem.replaceChildren(
+    this.problem.replaceChildren();
+    this.left.replaceChildren(
       left.length
         ? refusal({
             title: "Not all of that is a picture",
@@ -112,16 +125,30 @@ class AskForm {
           ? "Ask about all of it"
           : "Ask";
     this.tray.replaceChildren(
-      ...files.slice(0, 24).map((file, i) =>
+      ...files.slice(0, MOST_IN_TRAY).map((file, i) =>
         el(
           "li",
           {},
           preview(file),
-          el("span", { class: "tray-name" }, file.name),
+          el("span", { class: "tray-name", title: file.name }, file.name),
           iconButton("cross", `Leave out ${file.name}`, () => this.#drop(i)),
         ),
       ),
-      ...(files.length > 24 ? [el("li", { class: "tray-more" }, `and ${files.length - 24} more`)] : []),
+      ...(files.length > 1 ? [this.#rest()] : []),
+    );
+  }
+
+  #rest() {
+    const more = this.files.length - MOST_IN_TRAY;
+    const none = () => {
+      this.files = [];
+      this.#ready();
+    };
+    return el(
+      "li",
+      { class: "tray-more" },
+      more > 0 && `and ${more} more`,
+      el("button", { type: "button", class: "link", onclick: none }, "Leave all out"),
     );
   }
 
@@ -151,7 +178,7 @@ class AskForm {
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.problem.replaceChildren(refusal(problem));
-      this.problem.scrollIntoView({ block: "nearest" });
+      this.problem.scrollIntoView({ block: "center" });
     }
   }
 
@@ -191,6 +218,10 @@ function preview(file) {
   const image = new Image(64, 64);
   image.alt = "";
   image.src = URL.createObjectURL(file);
-  image.onload = image.onerror = () => URL.revokeObjectURL(image.src);
+  image.onload = () => URL.revokeObjectURL(image.src);
+  image.onerror = () => {
+    URL.revokeObjectURL(image.src);
+    image.replaceWith(icon("warning")); // the service says what is wrong with it
+  };
   return image;
 }

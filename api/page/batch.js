@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { countsBar, countsWords } from "./counts.js";
-import { acting, announce, el, icon, iconButton, refusal } from "./dom.js";
+import { acting, announce, el, icon, iconButton, notShown, refusal } from "./dom.js";
 import { follow } from "./follow.js";
 import { BatchGrid } from "./grid.js";
 import { STATES, count } from "./words.js";
@@ -23,9 +23,7 @@ export async function show(main, [id], signal) {
   } catch (problem) {
     if (problem.name === "AbortError") throw problem;
     page.element.replaceChildren(
-      el("h1", { tabindex: "-1" }, "This batch cannot be shown"),
-      refusal(problem),
-      el("p", {}, el("a", { href: "#/batches" }, "All batches")),
+      ...notShown("This batch cannot be shown", problem, el("a", { href: "#/batches" }, "All batches")),
     );
   }
 }

@@ -6,6 +6,8 @@ import { optionFields } from "./options.js";
 import { count, duration } from "./words.js";
 
 const KEPT_AS = "pawlens.methods";
+const UNMEASURED =
+  "A pass is one run of the network; how many seconds one takes here is known after the first explanation.";
 const AT_FIRST = ["grad_cam", "integrated_gradients", "occlusion"];
 
 /** {element, value()}: value() is {methods, options}. `info` is /v1/methods, `weights` /v1/model. */
@@ -25,7 +27,7 @@ export function methodChoice(info, weights, signal) {
     total.textContent = methods.length
       ? sum >= 0
         ? `The answer at once, all of this in about ${duration(sum)}.`
-        : "The answer comes first."
+        : `The answer comes first. ${UNMEASURED}`
       : "Only the answer.";
   };
   const boxes = info.methods.map(({ name }) =>
@@ -43,7 +45,7 @@ export function methodChoice(info, weights, signal) {
     const cost = el(
       "span",
       { class: "cost" },
-      method.cost.expected ? `${count(method.cost.expected, "pass", "passes")}` : "free",
+      method.cost.expected ? `about ${count(method.cost.expected, "pass", "passes")}` : "no pass: at once",
     );
     costs.set(method.name, cost);
     return el(
@@ -51,8 +53,8 @@ export function methodChoice(info, weights, signal) {
       { class: "card" },
       boxes[i],
       el("label", { for: `method-${method.name}` }, method.title),
-      cost,
       el("p", { id: `about-${method.name}` }, method.summary),
+      cost,
     );
   });
   changed();

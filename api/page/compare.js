@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { el, refusal } from "./dom.js";
 import { Look, explained } from "./look.js";
 import { TITLES } from "./methods.js";
-import { percent } from "./words.js";
+import { nameOf, percent } from "./words.js";
 
 const hasMap = (method) => method.status === "succeeded" && method.name !== "kernels";
 
@@ -21,7 +21,6 @@ export async function show(main, [id, method, otherId = id, otherMethod], signal
     );
   for (const words of ["On the left", "On the right"]) {
     const side = new Side(words, {
-      withControls: !sides.length,
       onView: (view) => other(side)?.look.viewer.look(view, { quietly: true }),
       onStyle: () => other(side)?.look.restyle(),
       onChange: remember,
@@ -61,8 +60,8 @@ export async function show(main, [id, method, otherId = id, otherMethod], signal
 }
 
 class Side {
-  constructor(words, { withControls, onView, onStyle, onChange }) {
-    this.look = new Look({ label: words, onView, onStyle, withControls });
+  constructor(words, { onView, onStyle, onChange }) {
+    this.look = new Look({ label: words, onView, onStyle });
     this.onChange = onChange;
     this.jobs = el("select", { "aria-label": `${words}: picture` });
     this.methods = el("select", { "aria-label": `${words}: method` });
@@ -81,7 +80,7 @@ class Side {
   offer(jobs, job, method) {
     this.jobs.replaceChildren(
       ...[...jobs.values()].map((one) =>
-        el("option", { value: one.id, selected: one.id === job.id }, nameOf(one)),
+        el("option", { value: one.id, selected: one.id === job.id }, titleOf(one)),
       ),
     );
     this.jobs.onchange = () => this.#take(jobs.get(this.jobs.value), this.method);
@@ -110,7 +109,6 @@ class Side {
   }
 }
 
-function nameOf(job) {
-  const label = job.prediction ? ` (${job.prediction.label})` : "";
-  return `${job.name ?? job.source_url ?? job.id}${label}`;
+function titleOf(job) {
+  return `${nameOf(job)}${job.prediction ? ` (${job.prediction.label})` : ""}`;
 }

@@ -49,30 +49,34 @@ export function controls(method, { hasSigns, layerNames = [], layer, onLayer, de
   return el(
     "div",
     { class: "controls", role: "group", "aria-label": "How to show it" },
-    segments(
-      "View",
-      [
-        ["overlay", "Overlay"],
-        ["wipe", "Slider"],
-        ["map", "Map"],
-      ],
-      look.mode,
-      (mode) => set("mode", mode),
-    ),
-    hasSigns &&
+    el(
+      "div",
+      { class: "bars" },
       segments(
-        "Values",
+        "View",
         [
-          ["both", "For and against"],
-          ["positive", "In favour"],
+          ["overlay", "Overlay"],
+          ["wipe", "Slider"],
+          ["map", "Map"],
         ],
-        isSigned(method) ? "both" : "positive",
-        (value) => {
-          signs[method] = value === "both";
-          offerColours();
-          onchange();
-        },
+        look.mode,
+        (mode) => set("mode", mode),
       ),
+      hasSigns &&
+        segments(
+          "Values",
+          [
+            ["both", "For and against"],
+            ["positive", "In favour"],
+          ],
+          isSigned(method) ? "both" : "positive",
+          (value) => {
+            signs[method] = value === "both";
+            offerColours();
+            onchange();
+          },
+        ),
+    ),
     layerNames.length > 1 && layerPicker(layerNames, layer, depthOf, onLayer),
     el("label", { class: "field" }, el("span", {}, "Strength"), opacity),
     el("label", { class: "field" }, el("span", {}, "Colours"), colours),

@@ -7,7 +7,7 @@ import { get } from "./api.js";
  * The median of what recent jobs took. A method that none of them had is told from the others: costs are in
  * passes through the network, and what a pass takes depends on the machine alone. */
 export async function seconds(methods, signal) {
-  const { jobs } = await get("/v1/jobs?kind=explain&status=succeeded&status=partial&limit=30", signal);
+  const { jobs } = await get("/v1/jobs?kind=explain&status=succeeded&status=partial&limit=5", signal);
   const taken = new Map(methods.map(({ name }) => [name, []]));
   for (const method of jobs.flatMap((job) => job.methods)) {
     if (method.status === "succeeded" && !method.cached) taken.get(method.name)?.push(method.seconds);

@@ -101,6 +101,21 @@ export function refusal(problem, ...more) {
   );
 }
 
+/** Opens the view anew: the way out of what may be otherwise in a moment. */
+export function tryAgain() {
+  const onclick = () => dispatchEvent(new HashChangeEvent("hashchange"));
+  return el("button", { type: "button", class: "link", onclick }, "Try again");
+}
+
+/** In place of a view that cannot be had; `elsewhere` is a link. */
+export function notShown(title, problem, elsewhere) {
+  return [
+    el("h1", { tabindex: "-1" }, title),
+    refusal(problem, problem.status !== 404 && tryAgain()),
+    el("p", {}, elsewhere),
+  ];
+}
+
 function faultInWords(fault) {
   const where =
     fault.name ?? fault.field ?? fault.loc ?? (fault.index === undefined ? "" : `number ${fault.index + 1}`);

@@ -16,7 +16,8 @@ export class BatchGrid {
     this.limit = AT_ONCE;
     this.filters = el("div", { class: "controls", role: "group", "aria-label": "Which results" });
     this.says = el("p", { class: "hint", role: "status" });
-    this.list = el("ul", { class: "grid" });
+    this.list = el("ul", { class: "grid", "aria-label": "Pictures" });
+    this.none = el("p", { class: "empty", hidden: true }, "No result is like that.");
     this.more = el(
       "button",
       { type: "button", hidden: true, onclick: () => ((this.limit += AT_ONCE), this.#draw()) },
@@ -28,6 +29,7 @@ export class BatchGrid {
       this.filters,
       this.says,
       this.list,
+      this.none,
       el("p", { class: "more" }, this.more),
     );
   }
@@ -107,6 +109,7 @@ export class BatchGrid {
     // Those without an answer go last: there is nothing to be uncertain of.
     if (order === "uncertain") found.sort((a, b) => (sure(a) ?? 2) - (sure(b) ?? 2) || a.index - b.index);
     this.says.textContent = `${found.length.toLocaleString("en")} of ${this.rows.length.toLocaleString("en")}`;
+    this.none.hidden = found.length > 0 || !this.rows.length;
     this.more.hidden = found.length <= this.limit;
     const shown = found.slice(0, this.limit).map((row) => this.#tile(row));
     const now = this.list.children;

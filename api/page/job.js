@@ -3,14 +3,14 @@
 import * as api from "./api.js";
 import { model } from "./artifacts.js";
 import { actions } from "./actions.js";
-import { announce, el, refusal, toast } from "./dom.js";
+import { announce, el, notShown, toast, refusal } from "./dom.js";
 import { follow } from "./follow.js";
 import { Look } from "./look.js";
 import { MethodTabs } from "./methods.js";
 import { notes } from "./notes.js";
 import { askAgain } from "./ask.js";
 import { timings, verdict } from "./verdict.js";
-import { FINAL, STATES, percent } from "./words.js";
+import { FINAL, STATES, nameOf, percent } from "./words.js";
 
 export async function show(main, [id, wanted], signal) {
   const page = new JobPage(id, wanted, signal);
@@ -39,6 +39,7 @@ class JobPage {
     this.title = el("h1", { tabindex: "-1" }, "Job");
     this.pill = el("span", { class: "pill" });
     this.batch = el("a", { hidden: true }, "Its batch");
+    this.source = el("p", { class: "hint source", hidden: true });
     this.actions = el("div", { class: "actions" });
     this.lost = el(
       "p",
@@ -61,7 +62,7 @@ class JobPage {
     this.element = el(
       "article",
       { class: "job" },
-      el("header", { class: "page-head" }, el("div", {}, this.title, this.pill, this.batch), this.actions),
+      el("header", { class: "page-head" }, el("div", {}, this.title, this.pill, this.batch, this.source), this.actions),
       this.lost,
       el("div", { class: "columns" }, this.panel, this.side),
     );
@@ -73,9 +74,7 @@ class JobPage {
 
   gone(problem) {
     this.element.replaceChildren(
-      el("h1", { tabindex: "-1" }, "This job cannot be shown"),
-      refusal(problem),
-      el("p", {}, el("a", { href: "#/jobs" }, "All jobs")),
+      ...notShown("This job cannot be shown", problem, el("a", { href: "#/jobs" }, "All jobs")),
     );
   }
 
@@ -83,7 +82,10 @@ class JobPage {
     const before = this.job;
     this.job = job;
     this.weights = weights ?? this.weights;
-    this.title.textContent = job.name ?? job.source_url ?? "Picture";
+    this.title.textContent = this.title.title = nameOf(job);
+    this.source.hidden = !job.source_url;
+    this.source.textContent = job.source_url;
+    this.panel.hidden = FINAL.has(job.status) && !job.image; // nothing has come that could be looked at
     const { label, scores } = job.prediction ?? {};
     const answer = label && `${label} ${percent(scores[label])}`;
     document.title = [answer, this.title.textContent, "Pawlens"].filter(Boolean).join(" · ");
@@ -157,8 +159,9 @@ class JobPage {
   }
 
   async #again() {
-    const picture = await api.blob(this.job.links.image);
-    askAgain(new File([picture], this.job.name ?? "picture", { type: picture.type }));
+    const { image, links, source_url } = this.job;
+    const picture = image && (await api.blob(links.image));
+    askAgain(picture ? new File([picture], nameOf(this.job), { type: picture.type }) : source_url);
     location.hash = "#/";
   }
 

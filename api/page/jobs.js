@@ -4,7 +4,7 @@ import { get, pause, unlessLeft } from "./api.js";
 import { thumbnail } from "./artifacts.js";
 import { acting, el, icon, rowWords, segments } from "./dom.js";
 import { TITLES } from "./methods.js";
-import { FINAL, STATES, percent, place, when } from "./words.js";
+import { FINAL, STATES, nameOf, percent, place, when } from "./words.js";
 
 const PAGE = 24;
 const EVERY_MS = 3000;
@@ -27,7 +27,7 @@ export async function show(main, _parts, signal) {
     "Nothing here yet. ",
     el("a", { href: "#/" }, "Ask about a picture."),
   );
-  const more = el("button", { type: "button", onclick: acting(() => take(older)) }, "Older ones");
+  const more = el("button", { type: "button", hidden: true, onclick: acting(() => take(older)) }, "Older ones");
   main.append(
     el(
       "article",
@@ -106,7 +106,6 @@ export async function show(main, _parts, signal) {
 
 function row(job) {
   const { prediction } = job;
-  const name = job.name ?? job.source_url ?? "Picture";
   const doing = job.queue
     ? place(job.queue.position)
     : FINAL.has(job.status)
@@ -120,7 +119,7 @@ function row(job) {
       "a",
       { class: "row", href: `#/job/${job.id}` },
       el("span", { class: "row-picture" }, job.image ? thumbnail(job.links.image) : icon("image")),
-      rowWords(name, [methods || "Only the answer", doing].filter(Boolean).join(" · ")),
+      rowWords(nameOf(job), [methods || "Only the answer", doing].filter(Boolean).join(" · ")),
       el(
         "span",
         { class: "row-answer" },

@@ -2,6 +2,8 @@
 
 import { key, onKeyNeeded } from "./api.js";
 
+const WHENCE = "Whoever runs the service makes one with: pawlens keys create NAME";
+
 let asking = null;
 
 export function installKeyDialog() {
@@ -32,10 +34,12 @@ export function installKeyDialog() {
 
   // A key that was entered meanwhile, for another call, is tried before anything is asked.
   onKeyNeeded((problem, tried) =>
-    key.get() && key.get() !== tried ? Promise.resolve(true) : ask(problem.detail),
+    key.get() && key.get() !== tried
+      ? Promise.resolve(true)
+      : ask(tried ? problem.detail : `This service needs a key. ${WHENCE}`),
   );
   document.addEventListener("enter-key", async ({ detail: done }) => {
-    if (await ask("Whoever runs the service makes one with: pawlens keys create NAME")) done();
+    if (await ask(WHENCE)) done();
   });
   document.getElementById("key-cancel").addEventListener("click", () => dialog.close(""));
 }

@@ -17,10 +17,10 @@ export function explained(job) {
 }
 
 export class Look {
-  constructor({ label, onView, onStyle = () => {}, withControls = true } = {}) {
+  /** onStyle() is called when the controls have changed what is chosen, which holds for all viewers. */
+  constructor({ label, onView, onStyle = () => {} } = {}) {
     this.viewer = new Viewer({ label, onView });
     this.onStyle = onStyle;
-    this.withControls = withControls;
     this.legend = el("div", { class: "legend", hidden: true });
     this.controls = el("div");
     this.tiles = el("div");
@@ -96,7 +96,10 @@ export class Look {
         layerNames: names,
         layer: method.provenance?.attribution_layer ?? names.at(-1),
         depthOf: words.depth,
-        onLayer: (name) => this.#draw(layers.get(name)),
+        onLayer: (name) => {
+          this.has.layer = name;
+          this.#draw(layers.get(name));
+        },
       });
     } else if (map) {
       this.#draw(map);
@@ -116,16 +119,21 @@ export class Look {
   }
 
   #offer(has) {
-    if (!this.withControls) return;
+    this.has = has;
     const changed = () => {
-      this.restyle();
+      this.#redraw();
       this.onStyle();
     };
     this.controls.replaceChildren(controls(this.method.name, has, changed));
   }
 
-  /** Draws again, after the controls of another viewer have changed what is chosen. */
+  /** Follows the controls of another viewer. */
   restyle() {
+    this.#redraw();
+    if (this.controls.firstChild) this.#offer(this.has);
+  }
+
+  #redraw() {
     if (this.map) this.#draw(this.map);
     else this.viewer.setStyle(look);
   }

@@ -7,7 +7,7 @@ import * as compare from "./compare.js";
 import * as job from "./job.js";
 import * as jobs from "./jobs.js";
 import * as operation from "./operation.js";
-import { el, refusal } from "./dom.js";
+import { el, refusal, tryAgain } from "./dom.js";
 import { installKeyDialog } from "./keydialog.js";
 
 const VIEWS = {
@@ -29,7 +29,7 @@ async function route() {
   leave = new AbortController();
   const { signal } = leave;
   const isFirst = !document.body.dataset.view;
-  const [name, ...parts] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+  const [name, ...parts] = location.hash.replace(/^#\/?/, "").split("/").map(plain);
   const main = document.getElementById("main");
   const [view, title] = VIEWS[name] ?? [null, "Not here"];
   document.title = `${title} · Pawlens`;
@@ -51,18 +51,25 @@ async function route() {
   try {
     await shown;
   } catch (problem) {
-    if (problem.name !== "AbortError" && !signal.aborted) main.prepend(refusal(problem));
+    if (problem.name !== "AbortError" && !signal.aborted) main.prepend(refusal(problem, tryAgain()));
+  }
+}
+
+/** A part of the address as it was meant; one that nobody could have meant stays as it is. */
+function plain(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 
 function installTheme() {
   const root = document.documentElement;
   const button = document.getElementById("theme");
-  const kept = localStorage.getItem("pawlens.theme");
   const isDark = () =>
     root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   const say = () => button.setAttribute("aria-pressed", String(isDark()));
-  if (kept) root.dataset.theme = kept;
   button.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
     localStorage.setItem("pawlens.theme", root.dataset.theme);

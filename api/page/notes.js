@@ -9,17 +9,20 @@ import { findings, reading } from "./words.js";
 export function notes(job, method, map, again) {
   if (!method) return job.prediction ? [nothingAsked(again)] : [];
   if (method.error) return [refusal(method.error)];
+  const says = el("p", { class: "lead" }, reading(method.name, explained(job), method.provenance));
+  if (method.status === "running") return [says, el("p", { class: "hint" }, "Still being worked on.")];
   if (method.status !== "succeeded") return [];
+  const found = findings(method, map);
   return [
-    el("p", { class: "lead" }, reading(method.name, explained(job), method.provenance)),
-    el("ul", { class: "findings" }, findings(method, map).map(finding)),
+    says,
+    found.length > 0 && el("ul", { class: "findings" }, found.map(finding)),
     el(
       "div",
       { class: "downloads" },
       method.artifacts.map((file) => downloadOf(method, file)),
     ),
     el("details", {}, el("summary", {}, "How it was made"), el("pre", { tabindex: "0" }, made(method))),
-  ];
+  ].filter(Boolean);
 }
 
 function nothingAsked(again) {

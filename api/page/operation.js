@@ -7,6 +7,7 @@ import { count, duration, percent, when } from "./words.js";
 
 const EVERY_MS = 2000;
 const REMEMBERED = 90; // points of the curve: three minutes
+const STUCK_SECONDS = 60;
 
 export async function show(main, _parts, signal) {
   const health = el("ul", { class: "health", "aria-label": "Health" });
@@ -15,6 +16,7 @@ export async function show(main, _parts, signal) {
   const workers = el("ul", { class: "rows", "aria-label": "Workers" });
   const model = el("div");
   const problem = el("div");
+  let known = null;
   main.append(
     el(
       "article",
@@ -34,18 +36,12 @@ export async function show(main, _parts, signal) {
       keySection(),
     ),
   );
-  get("/v1/model", signal).then(
-    (found) => model.replaceChildren(network(found)),
-    (refused) => refused.name !== "AbortError" && model.replaceChildren(refusal(refused)),
-  );
   for (;;) {
     try {
-      const [{ queues: depths, workers: alive }, ready] = await Promise.all([
-        get("/v1/queue", signal),
-        readiness(signal),
-      ]);
+      const { queues: depths, workers: alive } = await get("/v1/queue", signal);
+      if (!known) model.replaceChildren(network((known = await get("/v1/model", signal))));
       problem.replaceChildren();
-      health.replaceChildren(...Object.entries(ready.checks).map(check));
+      health.replaceChildren(...depths.map((depth) => check(depth, alive)));
       for (const depth of depths) {
         if (!queues.has(depth.name)) {
           queues.set(depth.name, new Queue(depth.name));
@@ -66,28 +62,33 @@ export async function show(main, _parts, signal) {
   }
 }
 
-/** /readyz answers 503 when it is not ready, with the same document. */
-async function readiness(signal) {
-  const answer = await fetch("/readyz", { signal });
-  return answer.json();
-}
+const NAMES = { predict: "Predictions", explain: "Explanations", io: "Downloads and webhooks" };
 
-function check([name, { status, detail }]) {
+/** Whether what is posted for a queue is worked on. */
+function check({ name, waiting, running, oldest_seconds, finished_last_minute }, workers) {
+  const many = workers.filter(({ queue }) => queue === name).length;
+  // A download that takes its time counts as waiting, so that of those nothing can be said.
+  const isStill = name !== "io" && waiting && !running && !finished_last_minute;
+  const isStuck = isStill && oldest_seconds > STUCK_SECONDS;
+  const fault = !many
+    ? "no worker is alive; jobs are kept, and start when one is"
+    : isStuck
+      ? `nothing was started for ${duration(oldest_seconds)}; pawlens doctor may say why`
+      : null;
   return el(
     "li",
-    { "data-state": status },
-    icon(status === "ok" ? "check" : "warning"),
-    el("b", {}, name),
-    detail && el("span", { class: "hint" }, ` ${detail}`),
+    { "data-state": fault ? "degraded" : "ok" },
+    icon(fault ? "warning" : "check"),
+    el("b", {}, NAMES[name] ?? name),
+    el("span", { class: "hint" }, fault ?? count(many, "worker")),
   );
 }
 
-const NAMES = { predict: "Predictions", explain: "Explanations", io: "Downloads and webhooks" };
-
 class Queue {
   constructor(name) {
+    this.name = name;
     this.rates = [];
-    this.curve = el("canvas", { width: 240, height: 48, "aria-hidden": "true" });
+    this.curve = el("canvas", { "aria-hidden": "true" });
     this.rate = el("span", { class: "big number" });
     this.says = el("p", { class: "hint" });
     this.element = el(
@@ -95,31 +96,45 @@ class Queue {
       { class: "queue" },
       el("h3", {}, NAMES[name] ?? name),
       this.rate,
-      " a minute",
+      name === "io" ? " to download" : " a minute", // jobs pass through io and end elsewhere
       this.curve,
       this.says,
     );
   }
 
   update({ waiting, running, oldest_seconds, finished_last_minute }) {
-    this.rates = [...this.rates, finished_last_minute].slice(-REMEMBERED);
-    this.rate.textContent = finished_last_minute.toLocaleString("en");
-    const oldest = waiting ? `, the oldest for ${duration(oldest_seconds)}` : "";
-    this.says.textContent = `${waiting.toLocaleString("en")} waiting${oldest} · ${running} running`;
+    const isIo = this.name === "io";
+    const rate = isIo ? waiting : finished_last_minute;
+    this.rates = [...this.rates, rate].slice(-REMEMBERED);
+    this.rate.textContent = rate.toLocaleString("en");
+    const oldest = waiting ? `the oldest for ${duration(oldest_seconds)}` : null;
+    const counts = isIo ? [] : [`${waiting.toLocaleString("en")} waiting`, `${running} running`];
+    this.says.textContent = [...counts, oldest].filter(Boolean).join(" · ") || "\u00a0";
     this.#draw();
   }
 
   #draw() {
     const { curve, rates } = this;
+    const density = window.devicePixelRatio || 1;
+    const [width, height] = [curve.clientWidth, curve.clientHeight];
+    Object.assign(curve, { width: width * density, height: height * density });
     const context = curve.getContext("2d");
+    context.scale(density, density);
     const most = Math.max(1, ...rates);
-    const step = curve.width / (REMEMBERED - 1);
-    const x = (i) => curve.width - (rates.length - 1 - i) * step;
-    context.clearRect(0, 0, curve.width, curve.height);
+    const x = (i) => width - ((rates.length - 1 - i) * width) / (REMEMBERED - 1);
+    const y = (rate) => height - 3 - (rate / most) * (height - 8);
+    context.strokeStyle = context.fillStyle = getComputedStyle(curve).color;
+    context.globalAlpha = 0.15;
+    context.fillRect(0, y(0), width, 1);
     context.beginPath();
-    rates.forEach((rate, i) => context.lineTo(x(i), curve.height - 3 - (rate / most) * (curve.height - 8)));
-    context.strokeStyle = getComputedStyle(curve).color;
-    context.lineWidth = 2.5;
+    rates.forEach((rate, i) => context.lineTo(x(i), y(rate)));
+    context.lineTo(width, y(0));
+    context.lineTo(x(0), y(0));
+    context.fill();
+    context.globalAlpha = 1;
+    context.beginPath();
+    rates.forEach((rate, i) => context.lineTo(x(i), y(rate)));
+    context.lineWidth = 2;
     context.lineJoin = "round";
     context.stroke();
   }
@@ -128,13 +143,13 @@ class Queue {
 function worker({ queue, hostname, pid, started_at, report }) {
   const device = report.device_name
     ? `${report.device_name} · ${report.precision} · ${report.max_batch} at once`
-    : "needs no network";
+    : "needs no model";
   return el(
     "li",
     { class: "row" },
     rowWords(NAMES[queue] ?? queue, device),
     el("span", { class: "hint" }, `${hostname}, process ${pid}`),
-    el("time", { datetime: started_at }, `since ${when(started_at)}`),
+    el("time", { datetime: started_at }, `started ${when(started_at)}`),
   );
 }
 

@@ -14,8 +14,9 @@ export function kindOf(file) {
   return MANIFEST.test(file.name) ? "manifest" : null;
 }
 
-/** The place to drop pictures on, with buttons that do the same. onFiles(files) gets all that came. */
-export function dropZone(onFiles, signal) {
+/** The place to drop pictures on, with buttons that do the same. onFiles(files) gets all that came,
+ * onAddress(url) an address that was pasted. */
+export function dropZone({ onFiles, onAddress }, signal) {
   const choose = (attributes, chosen = (all) => all) => {
     const input = el("input", {
       type: "file",
@@ -47,7 +48,7 @@ export function dropZone(onFiles, signal) {
     el(
       "p",
       { class: "drop-words" },
-      el("span", { class: "for-mouse" }, "Drop a picture here, or paste one"),
+      el("span", { class: "for-mouse" }, "Drop a picture here, or paste it or its address"),
       el("span", { class: "for-touch" }, "Take a picture or choose one"),
     ),
     el(
@@ -81,11 +82,11 @@ export function dropZone(onFiles, signal) {
     folder,
     camera,
   );
-  listen(zone, onFiles, signal);
+  listen(zone, { onFiles, onAddress }, signal);
   return zone;
 }
 
-function listen(zone, onFiles, signal) {
+function listen(zone, { onFiles, onAddress }, signal) {
   const over = (isOver) => zone.classList.toggle("over", isOver);
   // Anywhere on the page will do; the zone shows that it has been understood.
   document.addEventListener(
@@ -111,9 +112,12 @@ function listen(zone, onFiles, signal) {
   document.addEventListener(
     "paste",
     (event) => {
-      if (!event.clipboardData.files.length) return;
+      const files = [...event.clipboardData.files];
+      const text = event.target.matches?.("input") ? "" : event.clipboardData.getData("text").trim();
+      if (files.length) onFiles(files);
+      else if (/^https?:\S+$/.test(text)) onAddress(text);
+      else return;
       event.preventDefault();
-      onFiles([...event.clipboardData.files]);
     },
     { signal },
   );

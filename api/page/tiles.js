@@ -27,8 +27,9 @@ export function tiles(layers, { isKernels, slices = {}, onchoose }) {
       return painted(part, { limit, signed: isKernels, table: isKernels ? look.signed : look.unsigned });
     };
     const [rows, columns] = layer.shape.slice(-2);
-    const range = isKernels ? `±${number(limit)}` : `black 0, brightest ${number(limit)}`;
-    says.textContent = `${parts.length} of ${columns} × ${rows}, strongest first; ${range}`;
+    const what = isKernels ? "kernels" : "channels";
+    const range = isKernels ? `from −${number(limit)} to +${number(limit)}` : `from 0 to ${number(limit)}`;
+    says.textContent = `The ${parts.length} strongest ${what}, ${columns} × ${rows} numbers each, ${range}.`;
     grid.replaceChildren(
       ...parts.map((part, i) => tile(paint(part), caption(name, i), isKernels ? null : () => choose(i))),
     );

@@ -1,7 +1,7 @@
 // The answer, or where the job is on the way to it.
 
 import { el, icon, refusal } from "./dom.js";
-import { STATES, duration, percent, place, signed, when } from "./words.js";
+import { LOG_ODDS, STATES, duration, number, percent, place, signed, when } from "./words.js";
 
 /** What one wants to know of a job first, as an element. `model` says whether scores are calibrated. */
 export function verdict(job, model) {
@@ -46,10 +46,16 @@ function answer(job, model) {
     el(
       "p",
       { class: "hint" },
-      `Margin ${signed(margin)} log-odds. ${isCalibrated ? CALIBRATED : UNCALIBRATED}`,
+      `Margin ${signed(margin)} log-odds${odds(sorted)}. ${isCalibrated ? CALIBRATED : UNCALIBRATED}`,
     ),
+    el("details", { class: "hint" }, el("summary", {}, "What are log-odds?"), el("p", {}, LOG_ODDS)),
     job.error && refusal(job.error),
   );
+}
+
+/** By how much the first answer is likelier than the second, in words. */
+function odds([[first, share], [second, rest] = []]) {
+  return rest > 0 ? `: ${first} is ${number(share / rest)} times as likely as ${second}` : "";
 }
 
 function sureness(score) {

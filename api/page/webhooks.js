@@ -2,7 +2,7 @@
 
 import { get, pause, post, remove, unlessLeft } from "./api.js";
 import { acting, el, icon, iconButton, refusal, rowWords, toast } from "./dom.js";
-import { STATES, when } from "./words.js";
+import { STATES, count, duration, when } from "./words.js";
 
 const EVERY_MS = 4000;
 
@@ -46,7 +46,7 @@ export function webhooks(signal) {
     const state = one.disabled_at
       ? ["failed", "switched off"]
       : one.failing_since
-        ? ["partial", `failing since ${when(one.failing_since)}`]
+        ? ["partial", `failing for ${duration((Date.now() - new Date(one.failing_since)) / 1000)}`]
         : ["succeeded", "in use"];
     const then = (work) => acting(async () => (await work(), await read()));
     return el(
@@ -95,7 +95,7 @@ export function webhooks(signal) {
           " ",
           subject && el("a", { href: `#/${subject}/${one.subject_id}` }, `its ${subject}`),
         ],
-        [`${one.attempts.length} tried`, outcome, next].filter(Boolean).join(" · "),
+        [count(one.attempts.length, "attempt"), outcome, next].filter(Boolean).join(" · "),
       ),
       el(
         "span",

@@ -1,5 +1,12 @@
 // What numbers and states mean, in words. The sentences about explanations are those of the panels.
 
+/** What a job is called: its file's name, or the last part of its address. */
+export function nameOf(job) {
+  if (job.name || !job.source_url) return job.name ?? "Picture";
+  const { hostname, pathname } = new URL(job.source_url);
+  return pathname.split("/").findLast(Boolean) ?? hostname;
+}
+
 /** 0.9941 -> "99.4 %". Never rounded to certainty: 0.99996 -> "> 99.9 %". */
 export function percent(share) {
   if (share >= 0.9995 && share < 1) return ">\u00a099.9\u00a0%";
@@ -88,6 +95,9 @@ export function reading(method, label, provenance) {
     }[method] ?? `Red speaks for ${of}, blue against it.`
   );
 }
+
+export const LOG_ODDS =
+  "The scale on which the network weighs its answer. 0 is undecided; each +1 makes the class 2.7 times as likely against the others, each −1 as much less likely. Evidence adds up on it, as probabilities do not.";
 
 /** What one number of a map is. */
 export function unit(method) {

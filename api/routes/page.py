@@ -6,6 +6,7 @@ call what comes from this server, and nothing else; nor may its scripts turn tex
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from pathlib import Path
 from typing import Annotated
@@ -49,30 +50,35 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     # Kept by the browser, but asked about each time: an upgrade of the service is an upgrade of the page.
     "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
 }
 
 IfNoneMatch = Annotated[str | None, Header()]
+AcceptEncoding = Annotated[str, Header()]
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
-def home(if_none_match: IfNoneMatch = None) -> Response:
+def home(if_none_match: IfNoneMatch = None, accept_encoding: AcceptEncoding = "") -> Response:
     """The page."""
-    return _file("index.html", if_none_match)
+    return _file("index.html", if_none_match, accept_encoding)
 
 
 @router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
-def page_file(name: str, if_none_match: IfNoneMatch = None) -> Response:
+def page_file(name: str, if_none_match: IfNoneMatch = None, accept_encoding: AcceptEncoding = "") -> Response:
     """A part of the page."""
-    return _file(name, if_none_match)
+    return _file(name, if_none_match, accept_encoding)
 
 
-def _file(name: str, if_none_match: str | None) -> Response:
+def _file(name: str, if_none_match: str | None, accept_encoding: str) -> Response:
     file = _FILES.get(name)
     if file is None:
         raise NotFound("The page has no such part.")
     data = file.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    headers = {**_HEADERS, "ETag": f'"{digest}"'}
+    headers = {**_HEADERS, "ETag": f'W/"{digest}"'}  # weak: one for the file and its compressed form
     if if_none_match is not None and digest in if_none_match:
         return Response(status_code=304, headers=headers)
+    if "gzip" in accept_encoding and file.suffix != ".webp":
+        data = gzip.compress(data, mtime=0)
+        headers["Content-Encoding"] = "gzip"
     return Response(data, headers=headers, media_type=_TYPES[file.suffix])

@@ -48,6 +48,20 @@ def test_each_file_is_served_with_its_type_and_kept(sqlite_api: Api, name: str) 
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_text_is_compressed_for_those_who_take_it(sqlite_api: Api) -> None:
+    def sent(name: str, encoding: str) -> tuple[int, str | None]:
+        with sqlite_api.http.stream("GET", f"/page/{name}", headers={"Accept-Encoding": encoding}) as answer:
+            assert answer.headers["vary"] == "Accept-Encoding"
+            return len(b"".join(answer.iter_raw())), answer.headers.get("content-encoding")
+
+    size = (FOLDER / "base.css").stat().st_size
+    compressed, encoding = sent("base.css", "br, gzip")
+    assert (compressed < size / 2, encoding) == (True, "gzip")
+    assert sent("base.css", "identity") == (size, None)
+    photo = "examples/wild.webp"
+    assert sent(photo, "gzip") == ((FOLDER / photo).stat().st_size, None)
+
+
 def test_the_policy_lets_nothing_in_from_elsewhere(sqlite_api: Api) -> None:
     policy = dict(
         directive.strip().partition(" ")[::2]

@@ -8,7 +8,7 @@
 ==============  ================================================================================
 
 "Nothing went wrong" means: no error in the console (the Content-Security-Policy reports there), no exception
-in a script, and no request to any other server.
+in a script, and no request but for the page's own files and the public contract under ``/v1``.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ class Visit:
         (self._refused if is_refusal else self.errors).append(message.text)
 
     def _asked(self, url: str) -> None:
-        if not url.startswith((self.address, "blob:", "data:")):
+        own = (f"{self.address}/v1/", f"{self.address}/page/", "blob:", "data:")
+        if not url.startswith(own) and url.partition("#")[0] != f"{self.address}/":
             self.errors.append(f"a request to {url}")
 
     def open(self, view: str = "") -> Page:

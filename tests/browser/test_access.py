@@ -157,6 +157,7 @@ def test_a_key_is_asked_for_once_and_used_for_pictures_too(visit: Visit, secret:
     visit.refusals = 1
     page = visit.open()
     dialog = page.get_by_role("dialog", name="An API key, please")
+    expect(dialog).to_contain_text("pawlens keys create")
     dialog.get_by_label("Key", exact=True).fill("pk_wrong")
     dialog.get_by_role("button", name="Use it").click()
     expect(dialog).to_contain_text("not in force")

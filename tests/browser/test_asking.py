@@ -11,6 +11,20 @@ from tests.browser.views import ask, choose, expect_end, methods
 from tests.processes import PHOTOS, Service
 
 
+def test_the_first_view_is_light(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator(".card").first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    bytes_sent: dict[str, int] = page.evaluate(
+        """() => Object.fromEntries(["navigation", "resource"]
+              .flatMap((kind) => performance.getEntriesByType(kind))
+              .map(({name, transferSize}) => [name, transferSize]))"""
+    )
+    own = {name: size for name, size in bytes_sent.items() if "/page/examples/" not in name}
+    assert any(name.endswith("/v1/methods") for name in own)
+    assert 50_000 < sum(own.values()) < 200_000
+
+
 def test_an_example_is_posted_at_once(visit: Visit) -> None:
     page = visit.open()
     methods(page)
@@ -37,6 +51,21 @@ def test_a_picture_is_pasted(visit: Visit) -> None:
     expect_end(page)
 
 
+def test_an_address_is_pasted_anywhere(visit: Visit) -> None:
+    page = visit.open()
+    expect(page.locator(".card").first).to_be_visible()
+    page.evaluate(
+        """() => {
+          const clipboardData = new DataTransfer();
+          clipboardData.setData("text/plain", " https://example.com/cat.jpg\\n");
+          const paste = {clipboardData, bubbles: true, cancelable: true};
+          document.body.dispatchEvent(new ClipboardEvent("paste", paste));
+        }"""
+    )
+    expect(page.get_by_label("or the address of a picture")).to_have_value("https://example.com/cat.jpg")
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+
+
 def test_pictures_are_dropped_anywhere(visit: Visit) -> None:
     page = visit.open()
     methods(page)
@@ -53,9 +82,9 @@ def test_pictures_are_dropped_anywhere(visit: Visit) -> None:
           }
         }"""
     )
-    expect(page.locator(".tray li")).to_have_count(2)
+    expect(page.locator(".tray-name")).to_have_text(["puppy.webp", "wild.webp"])
     page.get_by_role("button", name="Leave out puppy.webp").click()
-    expect(page.locator(".tray li")).to_have_count(1)
+    expect(page.locator(".tray-name")).to_have_text("wild.webp")
     page.get_by_role("button", name="Ask", exact=True).click()
     expect_end(page)
     expect(page.get_by_role("heading", name="wild.webp")).to_be_visible()
@@ -93,6 +122,14 @@ def test_a_refused_picture_is_explained(visit: Visit, row: str) -> None:
     choose(page, {"name": name, "mimeType": "image/jpeg", "buffer": data})
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text(words)
+    expect(page.get_by_role("alert")).to_be_in_viewport(ratio=1)
+    alert, button = (
+        page.get_by_role("alert").bounding_box(),
+        page.get_by_role("button", name="Ask", exact=True).bounding_box(),
+    )
+    assert alert is not None
+    assert button is not None
+    assert alert["y"] + alert["height"] <= button["y"]  # which stays in sight, and does not lie on it
     expect(page.locator(".tray")).to_contain_text(name)  # still there, to be replaced
 
 
@@ -110,6 +147,36 @@ def test_files_of_other_kinds_are_named(visit: Visit) -> None:
     choose(page, {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
     expect(page.get_by_role("alert")).to_contain_text("notes.txt")
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+
+
+def test_many_pictures_are_left_out_at_once(visit: Visit) -> None:
+    page = visit.open()
+    broken: dict[str, object] = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"}
+    photos: list[dict[str, object]] = [
+        {"name": photo.name, "mimeType": "image/jpeg", "buffer": photo.read_bytes()} for photo in PHOTOS
+    ]
+    choose(page, *[broken, *photos, *photos][:15])
+    expect(page.locator(".tray-name")).to_have_count(12)
+    expect(page.locator(".tray")).to_contain_text("and 3 more")
+    expect(page.locator(".tray li").first.locator(".icon")).to_have_count(2)  # no picture, and the cross
+    page.get_by_role("button", name="Leave all out").click()
+    expect(page.locator(".tray li")).to_have_count(0)
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
+
+
+def test_asking_again_for_what_could_not_be_downloaded(visit: Visit) -> None:
+    page = visit.open()
+    methods(page, "grad_cam")
+    address = "https://nowhere.invalid/albums/2026/cat.jpg?size=large"
+    page.get_by_label("or the address of a picture").fill(address)
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect_end(page, "failed")
+    expect(page.get_by_role("heading", level=1)).to_have_text("cat.jpg")
+    expect(page.get_by_text(address)).to_be_visible()
+    expect(page.locator(".viewer")).to_be_hidden()  # there is nothing to see
+    page.get_by_role("button", name="Ask again").click()
+    expect(page.get_by_label("or the address of a picture")).to_have_value(address)
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
 
 
 def test_asking_again_brings_the_picture_along(visit: Visit) -> None:

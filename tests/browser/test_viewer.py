@@ -176,6 +176,12 @@ def test_two_methods_side_by_side_move_together(at_real: Visit, job_id: str) -> 
     page.wait_for_function(
         "before => document.querySelectorAll('.stage canvas')[1].toDataURL() !== before", arg=before
     )
+    # What is chosen on one side holds for both, and both say so.
+    left, right = page.locator(".side-by-side").all()
+    right.get_by_label("Map", exact=True).check()
+    expect(left.get_by_label("Map", exact=True)).to_be_checked()
+    expect(left.get_by_label("For and against")).not_to_be_checked()  # Grad-CAM, by default
+    expect(right.get_by_label("For and against")).to_be_checked()
     page.get_by_label("On the right: method").select_option("occlusion")
     expect(page).to_have_url(re.compile("/occlusion$"))
 

@@ -102,6 +102,20 @@ def test_jobs_are_listed_and_lead_back(visit: Visit) -> None:
     expect(page.get_by_text("No explanation was asked for.")).to_be_visible()
 
 
+def test_a_view_that_was_refused_can_be_tried_again(visit: Visit, service: Service) -> None:
+    visit.refusals = 1
+    page = visit.page
+    page.route("**/v1/jobs?**", lambda route: route.fulfill(status=503, json={"detail": "Not now."}))
+    visit.open("jobs")
+    expect(page.get_by_role("alert")).to_contain_text("Not now.")
+    expect(page.get_by_role("button", name="Older ones")).to_be_hidden()
+    job = service.post(PHOTOS[5])
+    page.unroute("**/v1/jobs?**")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator(f".rows a[href='#/job/{job['id']}']")).to_be_visible()
+
+
 def test_a_job_that_is_not_there(visit: Visit) -> None:
     visit.refusals = 1
     page = visit.open("job/job_00000000000000000000000000000000")
