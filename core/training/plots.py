@@ -77,10 +77,16 @@ def reliability(before: metrics.Reliability, after: metrics.Reliability) -> byte
 def history(epochs: Sequence[dict[str, Any]]) -> bytes:
     """Losses and accuracy by epoch; lines mark where a stage begins."""
     figure, axes = _figure()
-    numbers = range(1, len(epochs) + 1)
-    axes.plot(numbers, [epoch["train_loss"] for epoch in epochs], label="loss, training", color="0.6")
-    axes.plot(numbers, [epoch["validation_loss"] for epoch in epochs], label="loss, validation")
-    axes.plot(numbers, [epoch["validation_accuracy"] for epoch in epochs], label="accuracy, validation")
+    for name, label, colour in (
+        ("train_loss", "loss, training", "0.6"),
+        ("validation_loss", "loss, validation", "C0"),
+        ("validation_accuracy", "accuracy, validation", "C1"),
+    ):
+        # Not every epoch is validated.
+        points = [(number, epoch[name]) for number, epoch in enumerate(epochs, 1) if name in epoch]
+        axes.plot(
+            *zip(*points, strict=True), label=label, color=colour, marker="." if len(points) < 50 else ""
+        )
     for number, (before, after) in enumerate(pairwise(epochs), 1):
         if after["stage"] != before["stage"]:
             axes.axvline(number + 0.5, color="0.8", linewidth=1)
