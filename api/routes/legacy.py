@@ -108,7 +108,7 @@ async def _run(service: Service, asked: Asked, seconds: float, owner: str | None
         PawlensError: it ended without one, or has not ended in time.
     """
     job = await service.accept(asked, owner=owner)
-    job = await service.wait(job.id, seconds, owner=owner)
+    job = await service.wait(job.id, seconds, owner=owner, even_when_stopping=True)
     if job.status not in FINAL:
         raise NotInTime(
             f"The job has not ended within {seconds:g} seconds. It goes on at {job.links.self}.",
