@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from fastapi import Header
 from starlette.requests import Request
 
-from api.submissions import Asked, JobFields
+from api.job_fields import JobFields
+from api.submissions import Asked
 from core.errors import InvalidRequest
 from core.jobs.submit import Idempotency
 
@@ -44,6 +45,8 @@ def named(request: Request, asked: Asked) -> Idempotency | None:
     Raises:
         InvalidRequest: see :func:`of`.
     """
+    if HEADER not in request.headers:  # most have none, and need no digest of all that they ask
+        return None
     fields = asked.fields.model_dump(mode="json", include=set(JobFields.model_fields))
     picture = None if asked.data is None else hashlib.sha256(asked.data).hexdigest()
     return of(request, [fields, asked.url, asked.name, picture])

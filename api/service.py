@@ -139,7 +139,8 @@ class Service:
         return await asyncio.to_thread(self.job, job_id, owner=owner)
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
+    # Async, as every dependency here: FastAPI calls a plain function in a thread, for each request.
     service: Service = request.app.state.service
     return service
 
