@@ -8,9 +8,9 @@ from fastapi import FastAPI
 
 from api.auth import is_protected
 from api.batch_schemas import BatchRequest, ResultOut
+from api.job_fields import JobRequest
 from api.problems import MEDIA_TYPE
 from api.schemas import Problem
-from api.submissions import JobRequest
 
 _MEANINGS = {
     400: "The request does not parse.",

@@ -11,7 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from api.metrics import Metrics
 from api.openapi import problems
-from api.schemas import (
+from api.service import Service, ServiceDep
+from api.service_schemas import (
     Check,
     CostOut,
     MethodInfo,
@@ -22,7 +23,6 @@ from api.schemas import (
     Readiness,
     WorkerOut,
 )
-from api.service import Service, ServiceDep
 from core.broker import BrokerUnavailable
 from core.errors import PawlensError
 from core.explain.methods import METHODS

@@ -5,7 +5,7 @@ nothing. No torch, no FastAPI and no Celery in here.
 
 ====================  =========================================================================
 ``states.py``         the states and who moves a job from one to the next
-``tables.py``         the tables
+``tables``            the tables
 ``transitions.py``    the only code that writes a job's state, and its event with it
 ``conditions.py``     which jobs are ready for a worker, and in what order
 ``submit.py``         a new job
