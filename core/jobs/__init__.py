@@ -16,6 +16,7 @@ nothing. No torch, no FastAPI and no Celery in here.
 ``batch_queries.py``  reading batches and their results
 ``completion.py``     when a batch ends, and what is told of it meanwhile
 ``rescue.py``         what happens to jobs whose worker or deadline is gone; how many are ready
+``workers.py``        which worker processes there are
 ``retention.py``      removing jobs, and bytes to which nothing refers any longer
 ``webhooks.py``       who is told of an end: receivers, their secrets, deliveries written with the end
 ``deliveries.py``     sending them: due, attempts, schedule, disabling
