@@ -104,7 +104,7 @@ class BatchLinks(BaseModel):
 
 
 class BatchOut(BaseModel):
-    id: str = Field(examples=["batch_0192f3a1b2c37d4e8f90a1b2c3d4e5f6"])
+    id: str
     status: BatchState
     kind: Literal["predict", "explain"]
     methods: list[str]

@@ -24,10 +24,11 @@ DESCRIPTION = (
 Key = Annotated[str | None, Header(alias=HEADER, description=DESCRIPTION)]
 """For the documentation; the header is read by :func:`of`."""
 ANSWER_HEADERS: dict[str, Any] = {
+    "Location": {"description": "Where it is.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {
         "description": "`true` when this very request was sent before; absent otherwise.",
         "schema": {"type": "string", "const": "true"},
-    }
+    },
 }
 
 _KEY = re.compile("[ -~]{1,255}")

@@ -23,14 +23,19 @@ MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20
 
 
+RETRY_SECONDS = 5
+"""Retry-After of what is away for a while, where nothing better is known."""
+
+
 def problem_response(error: PawlensError, path: str) -> Response:
+    usual = {"Retry-After": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return _response(
         error.status,
         error.code,
         error.title,
         error.detail,
         path,
-        headers=error.headers,
+        headers=usual | error.headers,
         **error.extensions,
     )
 

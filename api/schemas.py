@@ -112,7 +112,7 @@ class Links(BaseModel):
 
 
 class JobOut(BaseModel):
-    id: str = Field(examples=["job_0192f3a1b2c37d4e8f90a1b2c3d4e5f6"])
+    id: str
     kind: Literal["predict", "explain"]
     status: JobState
     created_at: datetime
