@@ -55,7 +55,7 @@ METHOD: dict[str, Any] = {
     "seconds": 2.1,
     "cached": False,
     "quality": {"completeness_error": 0.006, "converged": True},
-    "provenance": {"target": "cat"},
+    "provenance": {"baseline": "mean", "tolerance": 0.01, "precision": "bf16", "device": "cpu"},
     "artifacts": [
         {
             "name": "panel.png",
