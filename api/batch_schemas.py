@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
+from api.job_fields import ImageSource, Name, SmallObject
 from api.schemas import JobError, PredictionOut, Progress
-from api.submissions import ImageSource, Name, SmallObject
 from core.explain.options import ExplainOptions
 from core.jobs.batch_queries import BatchRecord, Result
 from core.jobs.states import FINAL, BatchState, JobState
@@ -104,7 +104,7 @@ class BatchLinks(BaseModel):
 
 
 class BatchOut(BaseModel):
-    id: str = Field(examples=["batch_0192f3a1b2c37d4e8f90a1b2c3d4e5f6"])
+    id: str
     status: BatchState
     kind: Literal["predict", "explain"]
     methods: list[str]

@@ -95,7 +95,7 @@ class _Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         if at < 0:
-            raise ValueError("before the beginning")
+            raise ValueError("it is too short")
         self._at = at
         return at
 

@@ -269,6 +269,6 @@ def _shown(item: Item) -> dict[str, object]:
     return names | {"code": error["code"], "detail": error["detail"]}
 
 
-def get_batching(request: Request) -> Batching:
+async def get_batching(request: Request) -> Batching:
     batching: Batching = request.app.state.batching
     return batching

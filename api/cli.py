@@ -89,30 +89,17 @@ def api(
     fd: Annotated[int | None, typer.Option(hidden=True, help="An open listening socket.")] = None,
 ) -> None:
     """Run the HTTP API in one process."""
-    import uvicorn  # noqa: PLC0415
-
-    from core.logs import configure_logging  # noqa: PLC0415
+    from api.app import create_app  # noqa: PLC0415
+    from api.server import Server  # noqa: PLC0415
     from worker.preflight import Refusal, check_exposure, listen  # noqa: PLC0415
 
     settings = load_settings(host=host, port=port, no_auth=no_auth)
-    configure_logging("api", level=settings.log_level, form=settings.log_format)
     try:
         check_exposure(settings)
         listener = socket.socket(fileno=fd) if fd is not None else listen(settings.host, settings.port)
     except Refusal as refusal:
         _refuse(str(refusal))
-    os.environ.update(settings.as_environment())  # the factory reads its settings from there
-    config = uvicorn.Config(
-        "api.app:create_app",
-        factory=True,
-        log_config=None,
-        access_log=False,  # the app's own access line carries the correlation id
-        lifespan="on",
-        proxy_headers=False,  # nobody in front is trusted to say who the client is
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
-    server = uvicorn.Server(config)
+    server = Server(create_app(settings))
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has stopped in order
         server.run(sockets=[listener])
     if not server.started:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from fastapi import Header
 from starlette.requests import Request
 
-from api.submissions import Asked, JobFields
+from api.job_fields import JobFields
+from api.submissions import Asked
 from core.errors import InvalidRequest
 from core.jobs.submit import Idempotency
 
@@ -23,10 +24,11 @@ DESCRIPTION = (
 Key = Annotated[str | None, Header(alias=HEADER, description=DESCRIPTION)]
 """For the documentation; the header is read by :func:`of`."""
 ANSWER_HEADERS: dict[str, Any] = {
+    "Location": {"description": "Where it is.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {
         "description": "`true` when this very request was sent before; absent otherwise.",
         "schema": {"type": "string", "const": "true"},
-    }
+    },
 }
 
 _KEY = re.compile("[ -~]{1,255}")
@@ -44,6 +46,8 @@ def named(request: Request, asked: Asked) -> Idempotency | None:
     Raises:
         InvalidRequest: see :func:`of`.
     """
+    if HEADER not in request.headers:  # most have none, and need no digest of all that they ask
+        return None
     fields = asked.fields.model_dump(mode="json", include=set(JobFields.model_fields))
     picture = None if asked.data is None else hashlib.sha256(asked.data).hexdigest()
     return of(request, [fields, asked.url, asked.name, picture])

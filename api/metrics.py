@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core.database import Database
 from core.errors import PawlensError
 from core.explain.methods import METHODS
-from core.jobs import queries, statistics
+from core.jobs import queries, statistics, workers
 from core.jobs.states import FINAL, DeliveryState, MethodState, Queue
 
 logger = logging.getLogger(__name__)
@@ -126,14 +126,14 @@ class ServiceState(Collector):
         try:
             with self._database.read() as session:
                 depths = queries.queue_depths(session)
-                workers = queries.workers_alive(session, silent_seconds=self._silent_seconds)
+                heard_of = workers.alive(session, silent_seconds=self._silent_seconds)
                 recent = statistics.recent(session)
                 deliveries = statistics.recent_deliveries(session)
                 pending = statistics.pending_deliveries(session)
         except PawlensError as error:
             logger.warning("the database cannot be read for the metrics: %s", error.detail)
             return [_gauge("database_up", meaning, {(): 0})]
-        alive = Counter(worker.queue for worker in workers)
+        alive = Counter(worker.queue for worker in heard_of)
         return [
             _gauge("database_up", meaning, {(): 1}),
             *_depths(depths),

@@ -6,10 +6,12 @@ and every streamed answer.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,6 +81,11 @@ class LimitedBody:
     """Refuses bodies over a limit, announced or not: a chunked body is counted as it arrives.
 
     ``others`` are the limits of single calls, by method and path.
+
+    A refusal closes the connection, and the client may still be sending. Closed on unread bytes, TCP resets
+    the connection and takes the answer away from a client that reads it only when it has sent everything. So
+    the answer is sent, and what follows is thrown away for :data:`LINGER_SECONDS` before the end (nginx calls
+    it ``lingering_close``).
     """
 
     def __init__(
@@ -93,26 +100,48 @@ class LimitedBody:
             await self._app(scope, receive, send)
             return
         limit = self._others.get((scope["method"], scope["path"]), self._max_bytes)
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > limit:
-            await problem_response(_too_large(limit), scope["path"])(scope, receive, send)
-            return
-        received = 0
+        received, is_whole, closes = 0, False, False
 
         async def counted() -> Message:
-            nonlocal received
+            nonlocal received, is_whole
             message = await receive()
             received += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if received > limit:
                 # Raised where the body is read, and turned into the answer like any other refusal.
                 raise _too_large(limit)
             return message
 
-        await self._app(scope, counted, send)
+        async def send_and_linger(message: Message) -> None:
+            nonlocal closes
+            if message["type"] == "http.response.start":
+                closes = Headers(raw=message["headers"]).get("connection") == "close"
+            elif closes and not is_whole and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _throw_away(receive)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced) > limit:
+            await problem_response(_too_large(limit), scope["path"])(scope, receive, send_and_linger)
+            return
+        await self._app(scope, counted, send_and_linger)
+
+
+LINGER_SECONDS = 5.0
+
+
+async def _throw_away(receive: Receive) -> None:
+    """What is left of the body, until its end, or the client's, or the time is up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await receive()).get("more_body", False):
+                pass
 
 
 def _too_large(limit: int) -> PawlensError:
-    # What is left of the body is not read, so the connection cannot serve another request.
+    # What is left of the body is not kept, so the connection cannot serve another request.
     return PayloadTooLarge(
         f"The request's body is larger than {limit:,} bytes. Send smaller pictures, or fewer at once; the "
         "network looks at a few hundred pixels a side.",

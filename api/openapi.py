@@ -8,9 +8,10 @@ from fastapi import FastAPI
 
 from api.auth import is_protected
 from api.batch_schemas import BatchRequest, ResultOut
+from api.examples import EXAMPLES
+from api.job_fields import JobRequest
 from api.problems import MEDIA_TYPE
 from api.schemas import Problem
-from api.submissions import JobRequest
 
 _MEANINGS = {
     400: "The request does not parse.",
@@ -28,6 +29,13 @@ _MEANINGS = {
 }
 
 
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "`Bearer` (RFC 6750).", "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -39,6 +47,9 @@ def problems(*statuses: int, **others: dict[str, Any]) -> Responses:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     added: Responses = {int(name.removeprefix("http_")): answer for name, answer in others.items()}
     refusals = {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+    for status, headers in _HEADERS.items():
+        if status in refusals:
+            refusals[status]["headers"] = headers
     return added | refusals
 
 
@@ -57,12 +68,12 @@ _FORM: dict[str, Any] = {
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP picture."},
         "url": {"type": "string", "description": "Where to download one."},
-        "methods": {"type": "string", "description": "Names, separated by commas."},
-        "options": {"type": "string", "description": "A JSON object."},
+        "methods": {"type": "string", "description": "Names, separated by commas: `grad_cam,occlusion`."},
+        "options": {"type": "string", "description": 'A JSON object: `{"target": "cat"}`.'},
         "priority": {"type": "integer", "minimum": 0, "maximum": 9, "default": 5},
         "deadline_seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": 604800},
         "custom_id": {"type": "string", "minLength": 1, "maxLength": 255},
-        "metadata": {"type": "string", "description": "A JSON object."},
+        "metadata": {"type": "string", "description": 'A JSON object: `{"album": "2026"}`.'},
         "webhook_url": {"type": "string", "description": "Told of the job's end, signed."},
         "webhook_events": {"type": "string", "description": "The ends it is told of, separated by commas."},
     },
@@ -181,6 +192,8 @@ def complete(app: FastAPI) -> None:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for name, schema in EXTRA_SCHEMAS.items():
             schemas.setdefault(name, schema)
+        for name, example in EXAMPLES.items():  # here, because FastAPI leaves out what is null in one
+            schemas[name]["examples"] = [example]
         document["components"]["securitySchemes"] = {"api_key": _API_KEY}
         for path, item in document["paths"].items():
             if is_protected(path):

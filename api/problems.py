@@ -23,14 +23,19 @@ MEDIA_TYPE = "application/problem+json"
 MAX_FAULTS = 20
 
 
+RETRY_SECONDS = 5
+"""Retry-After of what is away for a while, where nothing better is known."""
+
+
 def problem_response(error: PawlensError, path: str) -> Response:
+    usual = {"Retry-After": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     return _response(
         error.status,
         error.code,
         error.title,
         error.detail,
         path,
-        headers=error.headers,
+        headers=usual | error.headers,
         **error.extensions,
     )
 
@@ -82,12 +87,21 @@ async def _invalid(request: Request, error: Exception) -> Response:
     return problem_response(invalid_request(error.errors()), request.url.path)
 
 
+_MESSAGES = {  # by pydantic's type of fault, where its own words are about Python
+    "extra_forbidden": "there is no such field; /docs lists those that there are",
+    "dict_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+    "list_type": "must be a JSON array",
+}
+
+
 def invalid_request(errors: Any) -> InvalidRequest:
     """The faults of a request, up to 20 at once. ``errors`` as pydantic lists them."""
     faults = [
         {
             "field": ".".join(str(part) for part in error["loc"] if part != "body")[:100],
-            "message": error["msg"].removeprefix("Value error, ")[:500],
+            "message": _MESSAGES.get(error["type"], error["msg"].removeprefix("Value error, "))[:500],
         }
         for error in errors[:MAX_FAULTS]
     ]

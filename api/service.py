@@ -120,17 +120,27 @@ class Service:
         return JobOut.of(record, self.throughput.start_of(record.job.queue, record.position))
 
     async def wait(
-        self, job_id: str, seconds: float, *, owner: str | None, after: int | None = None
+        self,
+        job_id: str,
+        seconds: float,
+        *,
+        owner: str | None,
+        after: int | None = None,
+        even_when_stopping: bool = False,
     ) -> JobOut:
-        """The job once it has ended, has an event above ``after``, or the time is up."""
+        """The job once it has ended, has an event above ``after``, or the time is up.
+
+        When this process is stopping the time is up, unless the caller has no other way to the answer.
+        """
         if seconds > 0:
             if owner is not None:  # waiting for another owner's job would tell that it is there
                 await asyncio.to_thread(self.job, job_id, owner=owner)
-            await self.watcher.wait(job_id, seconds, after=after)
+            await self.watcher.wait(job_id, seconds, after=after, even_when_released=even_when_stopping)
         return await asyncio.to_thread(self.job, job_id, owner=owner)
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
+    # Async, as every dependency here: FastAPI calls a plain function in a thread, for each request.
     service: Service = request.app.state.service
     return service
 

@@ -7,6 +7,7 @@ watched. A thousand waiting clients cost what one costs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Watcher:
         self._seen: dict[str, tuple[int, bool]] = {}
         self._someone = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.is_released = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="watcher")
@@ -39,18 +41,33 @@ class Watcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def wait(self, subject_id: str, seconds: float, *, after: int | None = None) -> bool:
-        """True once the job or batch has ended, is gone, or has an event above ``after``; False in time."""
+    def release(self) -> None:
+        """The process is about to end: nobody waits from now on, but those who must have an answer."""
+        self.is_released = True
+        for changed in itertools.chain.from_iterable(self._waiting.values()):
+            changed.set()
+
+    async def wait(
+        self, subject_id: str, seconds: float, *, after: int | None = None, even_when_released: bool = False
+    ) -> bool:
+        """True once the job or batch has ended, is gone, or has an event above ``after``; False in time.
+
+        False at once when the watcher is released, unless the caller waits on even then.
+        """
         deadline = asyncio.get_running_loop().time() + seconds
         with self._watching(subject_id) as changed:
             while (left := deadline - asyncio.get_running_loop().time()) > 0:
+                if self.is_released and not even_when_released:
+                    return False
                 try:
                     async with asyncio.timeout(left):
                         await changed.wait()
                 except TimeoutError:
                     return False
                 changed.clear()
-                seq, final = self._seen.get(subject_id, (0, True))
+                if subject_id not in self._seen:  # woken by the release
+                    continue
+                seq, final = self._seen[subject_id]
                 if final or (after is not None and seq > after):
                     return True
         return False

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
 
     @property
     def silent_seconds(self) -> float:
-        """A worker that missed three heartbeats counts as gone."""
+        """A worker that missed three heartbeats counts as gone; one of this machine that died, at once."""
         return 3 * self.heartbeat_seconds
 
     @property

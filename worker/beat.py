@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from core.broker import JOBS_PER_HINT, MAX_HINTS, BrokerProbe, BrokerUnavailable, hints_for, publish
 from core.database import Database
 from core.errors import ServiceUnavailable
-from core.jobs import delivery_log, rescue, retention
+from core.jobs import delivery_log, rescue, retention, workers
 from core.jobs.states import Queue
 from core.logs import configure_logging
 from core.settings import Settings
@@ -99,7 +99,7 @@ class Maintenance:
 
     def forget_workers(self) -> None:
         with self._database.write() as session:
-            rescue.forget_workers(session, silent_seconds=FORGET_WORKERS_SECONDS)
+            workers.forget(session, silent_seconds=FORGET_WORKERS_SECONDS)
 
     def remove_old_jobs(self) -> None:
         """Remove the jobs that ended longer ago than they are to be kept, with all that is theirs."""

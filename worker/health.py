@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from core.database import Database, db_now
 from core.errors import ServiceUnavailable
-from core.jobs import queries
+from core.jobs import workers
 from core.jobs.states import Queue
 from core.jobs.tables import Job
 from core.settings import Settings
@@ -34,7 +34,7 @@ def worker_trouble(
     A container has a host name of its own, so that in one this is the worker beside it and no other.
     """
     hostname = hostname or socket.gethostname()
-    alive = queries.workers_alive(session, silent_seconds=silent_seconds)
+    alive = workers.alive(session, silent_seconds=silent_seconds)
     if any(worker.queue is queue and worker.hostname == hostname for worker in alive):
         return None
     return f"no {queue} worker on {hostname} was heard of within {silent_seconds:g} s"

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import update
-from sqlalchemy.orm import Session
-
-from core.database import Database, db_now, insert_new
+from core.database import Database
 from core.errors import ServiceUnavailable
-from core.jobs import claims
+from core.jobs import claims, workers
 from core.jobs.claims import Claim
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -89,32 +83,11 @@ class LeaseKeeper:
         held = self.held()
         with self._database.write() as session:
             states = claims.heartbeat(session, held, lease_seconds=self._lease_seconds)
-            self._sign(session)
+            workers.sign(session, self._worker_id, self._queues, self.report)
         with self._lock:
             for claim in held:
                 if (claim.job_id, claim.attempt) in self._held:
                     self._note(claim, states.get(claim.job_id))
-
-    def _sign(self, session: Session) -> None:
-        """Show that this worker is alive: one row for each queue that it serves."""
-        ids = [f"{queue}@{self._worker_id}" for queue in self._queues]
-        rows = [
-            {
-                "id": row_id,
-                "queue": queue,
-                "hostname": socket.gethostname(),
-                "pid": os.getpid(),
-                "report": self.report,
-            }
-            for row_id, queue in zip(ids, self._queues, strict=True)
-        ]
-        insert_new(session, Worker.__table__, rows)  # type: ignore[arg-type]
-        session.execute(
-            update(Worker)
-            .where(Worker.id.in_(ids))
-            .values(seen_at=db_now(), report=self.report, pid=os.getpid())
-            .execution_options(synchronize_session=False)
-        )
 
     def _note(self, claim: Claim, state: JobState | None) -> None:
         if state is None:

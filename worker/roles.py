@@ -11,7 +11,7 @@ from core.jobs.states import Queue
 from core.settings import ROOT, Settings
 from worker.processes import Program
 
-API_STOP_SECONDS = 12.0  # it closes open streams within 10 s
+API_STOP_SECONDS = 12.0  # it cuts what is not answered within 10 s
 GRACE_SECONDS = 5.0  # for a worker, beyond the time in which it ends by itself
 
 

@@ -120,7 +120,8 @@ def _read_newest(service: Service, newest: Newest, subject_id: str, owner: str |
 async def _stream(service: Service, newest: Newest, subject_id: str, seq: int) -> AsyncIterator[str]:
     """What is in the log above ``seq``, and then, whenever the watcher has news, what is new.
 
-    It ends early when the database cannot be reached: the client comes back, and finds it or a 503.
+    It ends early when the database cannot be reached, or this process is stopping: the client comes back, and
+    another process goes on with it, or says 503.
     """
     yield f"retry: {RETRY_MS}\n\n"
     try:
@@ -134,6 +135,8 @@ async def _stream(service: Service, newest: Newest, subject_id: str, seq: int) -
             while len(page) < PAGE and not await service.watcher.wait(
                 subject_id, HEARTBEAT_SECONDS, after=seq
             ):
+                if service.watcher.is_released:
+                    return
                 yield ": still here\n\n"  # no id, so that the client's last one stays what it is
     except (NotFound, ServiceUnavailable):
         return  # deleted meanwhile, or to be resumed

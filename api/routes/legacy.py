@@ -13,10 +13,12 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData
 
 from api.auth import OwnerDep
+from api.job_fields import JobFields
 from api.openapi import EXPLAIN_BODY, PREDICT_BODY, problems
-from api.schemas import JobOut, LegacyExplanation, LegacyPrediction
+from api.schemas import JobOut
 from api.service import Service, ServiceDep
-from api.submissions import Asked, JobFields, asked_methods, read_upload
+from api.service_schemas import LegacyExplanation, LegacyPrediction
+from api.submissions import Asked, asked_methods, read_upload
 from core import errors
 from core.errors import BadRequest, Conflict, PawlensError, UnsupportedMediaType
 from core.jobs import queries
@@ -108,7 +110,7 @@ async def _run(service: Service, asked: Asked, seconds: float, owner: str | None
         PawlensError: it ended without one, or has not ended in time.
     """
     job = await service.accept(asked, owner=owner)
-    job = await service.wait(job.id, seconds, owner=owner)
+    job = await service.wait(job.id, seconds, owner=owner, even_when_stopping=True)
     if job.status not in FINAL:
         raise NotInTime(
             f"The job has not ended within {seconds:g} seconds. It goes on at {job.links.self}.",

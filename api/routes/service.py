@@ -11,7 +11,8 @@ from starlette.responses import PlainTextResponse, Response
 
 from api.metrics import Metrics
 from api.openapi import problems
-from api.schemas import (
+from api.service import Service, ServiceDep
+from api.service_schemas import (
     Check,
     CostOut,
     MethodInfo,
@@ -22,12 +23,11 @@ from api.schemas import (
     Readiness,
     WorkerOut,
 )
-from api.service import Service, ServiceDep
 from core.broker import BrokerUnavailable
 from core.errors import PawlensError
 from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
-from core.jobs import queries
+from core.jobs import queries, workers
 from core.jobs.states import Queue
 
 router = APIRouter(tags=["service"])
@@ -80,10 +80,10 @@ def get_queues(service: ServiceDep) -> QueuesOut:
     """How deep each queue is, how fast it moves, and which workers are alive."""
     with service.database.read() as session:
         depths = queries.queue_depths(session)
-        workers = queries.workers_alive(session, silent_seconds=service.settings.silent_seconds)
+        alive = workers.alive(session, silent_seconds=service.settings.silent_seconds)
     return QueuesOut(
         queues=[QueueDepthOut(name=queue, **vars(depth)) for queue, depth in depths.items()],
-        workers=[WorkerOut.model_validate(worker, from_attributes=True) for worker in workers],
+        workers=[WorkerOut.model_validate(worker, from_attributes=True) for worker in alive],
     )
 
 
@@ -162,11 +162,11 @@ def _redis(service: Service) -> Check:
 def _workers(service: Service) -> Check:
     try:
         with service.database.read() as session:
-            workers = queries.workers_alive(session, silent_seconds=service.settings.silent_seconds)
+            found = workers.alive(session, silent_seconds=service.settings.silent_seconds)
     except PawlensError as error:
         return Check(status="unavailable", detail=error.detail)
     alive = Counter(dict.fromkeys(Queue, 0))
-    alive.update(worker.queue for worker in workers)
+    alive.update(worker.queue for worker in found)
     missing = [queue for queue, count in alive.items() if not count]
     if missing:
         detail = f"No {' and no '.join(missing)} worker is alive. Jobs are kept and start when one is."

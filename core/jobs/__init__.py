@@ -5,7 +5,7 @@ nothing. No torch, no FastAPI and no Celery in here.
 
 ====================  =========================================================================
 ``states.py``         the states and who moves a job from one to the next
-``tables.py``         the tables
+``tables``            the tables
 ``transitions.py``    the only code that writes a job's state, and its event with it
 ``conditions.py``     which jobs are ready for a worker, and in what order
 ``submit.py``         a new job
@@ -16,6 +16,7 @@ nothing. No torch, no FastAPI and no Celery in here.
 ``batch_queries.py``  reading batches and their results
 ``completion.py``     when a batch ends, and what is told of it meanwhile
 ``rescue.py``         what happens to jobs whose worker or deadline is gone; how many are ready
+``workers.py``        which worker processes there are
 ``retention.py``      removing jobs, and bytes to which nothing refers any longer
 ``webhooks.py``       who is told of an end: receivers, their secrets, deliveries written with the end
 ``deliveries.py``     sending them: due, attempts, schedule, disabling

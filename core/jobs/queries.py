@@ -13,7 +13,7 @@ from core.database import db_now
 from core.errors import NotFound
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED
 from core.jobs.states import FINAL, BatchState, JobState, Queue
-from core.jobs.tables import Artifact, Batch, Blob, Image, Job, Method, Worker
+from core.jobs.tables import Artifact, Batch, Blob, Image, Job, Method
 
 
 @dataclass(frozen=True)
@@ -273,10 +273,3 @@ def queue_depths(session: Session) -> dict[Queue, QueueDepth]:
         age = (now - oldest).total_seconds() if oldest else 0.0
         depths[queue] = QueueDepth(waiting, running, max(age, 0.0), recent.get(queue, 0))
     return depths
-
-
-def workers_alive(session: Session, *, silent_seconds: float) -> list[Worker]:
-    """Workers that were heard of within ``silent_seconds``."""
-    return list(
-        session.scalars(select(Worker).where(Worker.seen_at > db_now(-silent_seconds)).order_by(Worker.id))
-    )

@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, case, cast, delete, func, literal, select
+from sqlalchemy import ColumnElement, Float, case, cast, func, literal, select
 from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.errors import PawlensError, WorkerLost
-from core.jobs import deliveries
+from core.jobs import deliveries, workers
 from core.jobs.conditions import FRESH, RETRIED, UNFETCHED, due
 from core.jobs.results import MAX_DOUBLINGS
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Job, Worker
+from core.jobs.tables import Job
 from core.jobs.transitions import Moved, move, put_back
 
 
@@ -72,11 +72,7 @@ def release_worker(session: Session, worker_id: str) -> int:
         max_attempts=Job.max_attempts + 1,
     )
     canceled = move(session, JobState.CANCELED, source=JobState.CANCELING, where=[held], event="job.canceled")
-    session.execute(
-        delete(Worker)
-        .where(Worker.id.endswith(f"@{worker_id}", autoescape=True))
-        .execution_options(synchronize_session=False)
-    )
+    workers.sign_off(session, worker_id)
     return len(requeued) + len(canceled)
 
 
@@ -123,12 +119,3 @@ def ready(session: Session, queue: Queue, *, at_most: int) -> int:
 
 MOST_DELIVERIES = 16
 """Counted as ready: a sender goes on until none is left, so these call for a few hints, not for one each."""
-
-
-def forget_workers(session: Session, *, silent_seconds: float) -> None:
-    """Remove the rows of workers that have not been heard of for so long."""
-    session.execute(
-        delete(Worker)
-        .where(Worker.seen_at < db_now(-silent_seconds))
-        .execution_options(synchronize_session=False)
-    )

@@ -28,7 +28,7 @@ from core.jobs.tables import IdempotencyKey, Job, WebhookDelivery, WebhookEndpoi
 
 JobEventType = Literal["job.succeeded", "job.partial", "job.failed", "job.canceled", "job.expired"]
 BatchEventType = Literal["batch.completed", "batch.canceled"]
-EventType = JobEventType | BatchEventType
+EventType = Literal[JobEventType, BatchEventType]
 JOB_EVENTS: tuple[str, ...] = get_args(JobEventType)
 BATCH_EVENTS: tuple[str, ...] = get_args(BatchEventType)
 assert set(JOB_EVENTS) == {f"job.{state}" for state in FINAL}

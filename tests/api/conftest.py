@@ -23,10 +23,10 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from sqlalchemy import delete, func, select
 
 from api.app import create_app
+from api.server import Server
 from core.database import Database
 from core.jobs.states import Queue
 from core.jobs.tables import Job, Table
@@ -138,24 +138,14 @@ class Api:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Api]:
+def serving(settings: Settings, *, stop_seconds: int = 1) -> Iterator[Api]:
     """The application with these settings while the block runs, served as ``pawlens api`` does."""
     root = logging.getLogger()
     before = root.level, root.handlers[:]
     app = create_app(settings)
     lines = Lines()
     root.handlers[:] = [*before[1], lines]
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        proxy_headers=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    server = Server(app, stop_seconds=stop_seconds)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

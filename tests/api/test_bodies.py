@@ -161,6 +161,23 @@ class TestTooMuch:
         assert json.loads(body)["detail"].startswith("The request's body is larger than 2,097,152 bytes")
         assert sqlite_api.count_jobs() == 0
 
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_the_answer_reaches_a_client_that_first_sends_everything(
+        self, sqlite_api: Api, chunked: bool
+    ) -> None:
+        size = 16 << 20  # far more than lies in the buffers of a connection
+        head = "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        with sqlite_api.connect() as connection:
+            if chunked:
+                connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+                send_chunks(connection, b"{", size)
+                connection.sendall(b"0\r\n\r\n")
+            else:
+                connection.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode() + bytes(size))
+            status, headers, _ = read_answer(connection)
+            assert connection.recv(1) == b""  # closed, as it says
+        assert (status, headers["connection"]) == (413, "close")
+
     def test_a_body_of_exactly_the_limit_is_read(self, sqlite_api: Api) -> None:
         limit = sqlite_api.settings.max_body_bytes
         start, end = b'{"image": {"url": "' + PUBLIC_URL.encode() + b'"}', b"}"

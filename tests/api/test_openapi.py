@@ -82,6 +82,25 @@ def test_what_calls_and_bodies_mean_is_written_down(document: dict[str, Any]) ->
     }
 
 
+def test_what_is_shown_as_an_example_is_one(document: dict[str, Any]) -> None:
+    """With every field that there is, so that none is missing from what a reader sees."""
+    shown = {
+        name: schema for name, schema in document["components"]["schemas"].items() if "examples" in schema
+    }
+    assert {"JobOut", "MethodOut", "BatchOut", "Problem"} <= set(shown)
+    for schema in shown.values():
+        for example in schema["examples"]:
+            validator(document, schema).validate(example)
+            assert set(example) == set(schema["properties"])
+
+
+def test_it_says_when_to_come_back(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        for status in {"429", "503"} & set(operation["responses"]):
+            if (path, status) != ("/readyz", "503"):
+                assert "Retry-After" in operation["responses"][status]["headers"], f"{method} {path}"
+
+
 CALLS: list[tuple[str, str, dict[str, Any], int]] = [
     ("post", "/v1/jobs", {"files": {"file": PHOTO}}, 202),
     ("post", "/v1/jobs", {"json": {"image": {"url": PUBLIC_URL}}}, 202),

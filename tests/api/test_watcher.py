@@ -133,6 +133,23 @@ def test_while_nobody_waits_nothing_is_asked(
     watching(sqlite_database, scenario)
 
 
+def test_released_it_lets_go_of_all_but_who_must_have_the_answer(sqlite_database: Database) -> None:
+    claim = running(sqlite_database)
+
+    async def scenario(watcher: Watcher) -> None:
+        waiting = asyncio.create_task(watcher.wait(claim.job_id, 60))
+        staying = asyncio.create_task(watcher.wait(claim.job_id, 60, even_when_released=True))
+        await asyncio.sleep(0)  # both wait, and nothing was read yet
+        watcher.release()
+        assert not await waiting
+        assert not await watcher.wait(claim.job_id, 60)  # nor does anybody later
+        assert not staying.done()
+        await asyncio.to_thread(succeed, sqlite_database, claim)
+        assert await staying
+
+    watching(sqlite_database, scenario)
+
+
 @pytest.mark.parametrize("error", [ServiceUnavailable("away"), RuntimeError("a fault of ours")])
 def test_it_outlives_errors(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, error: Exception

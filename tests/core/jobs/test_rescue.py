@@ -5,14 +5,12 @@ import time
 from datetime import datetime, timedelta, tzinfo
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import select
 
-from core.database import Database, db_now, insert_new
+from core.database import Database, db_now
 from core.jobs import claims, results
-from core.jobs.queries import workers_alive
-from core.jobs.rescue import Rescued, expire, forget_workers, ready, release_worker, rescue
+from core.jobs.rescue import Rescued, expire, ready, release_worker, rescue
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Worker
 from tests.core.jobs.steps import (
     PICTURE,
     RESULT,
@@ -173,21 +171,6 @@ def test_ready_counts_what_could_be_claimed_now(database: Database) -> None:
         claimed(database, queue)
         claimed(database, queue, limit=9)
     assert counts() == [0, 0, 0]
-
-
-def test_silent_workers_are_not_alive_and_then_forgotten(database: Database) -> None:
-    with database.write() as session:
-        for name, seconds in (("quiet", -100), ("loud", 0)):
-            row = {"id": name, "queue": Queue.PREDICT, "hostname": "h", "pid": 1}
-            insert_new(session, Worker.__table__, [row])  # type: ignore[arg-type]
-            session.execute(text("SELECT 1"))
-            worker = session.get_one(Worker, name)
-            worker.seen_at = session.scalar(select(db_now(seconds)))  # type: ignore[assignment]
-    with database.write() as session:
-        assert [worker.id for worker in workers_alive(session, silent_seconds=60)] == ["loud"]
-        forget_workers(session, silent_seconds=60)
-    with database.read() as session:
-        assert [worker.id for worker in session.scalars(select(Worker))] == ["loud"]
 
 
 def test_only_the_databases_clock_decides(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

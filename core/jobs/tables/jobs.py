@@ -1,83 +1,14 @@
-"""The tables. ``migrations`` builds the same ones; a test compares both.
-
-Bytes are stored once, by SHA-256, in ``blobs``; everything else refers to them by digest. A job's events
-are numbered from 1 without gaps by ``jobs.event_seq``.
-"""
+"""Pictures, jobs, batches, and what comes of them."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Text,
-    TextClause,
-    UniqueConstraint,
-    text,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
 
-from core.database import UtcTime, db_now
-from core.jobs.states import FINAL, BatchState, DeliveryState, JobState, MethodState, Queue
-
-Json = dict[str, Any]
-
-
-class StateName(TypeDecorator[Any]):
-    """A state stored as its plain name, so that a new state needs no new database type."""
-
-    impl = String(16)
-    cache_ok = True
-
-    def __init__(self, kind: type[StrEnum]) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def process_bind_param(self, value: Any, _dialect: Any) -> str | None:
-        return None if value is None else str(self.kind(value))
-
-    def process_result_value(self, value: str | None, _dialect: Any) -> Any:
-        return None if value is None else self.kind(value)
-
-
-class Table(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        datetime: UtcTime,
-        Json: JSON(none_as_null=True),  # absent is NULL, not the JSON text "null"
-        list[str]: JSON(none_as_null=True),
-        JobState: StateName(JobState),
-        MethodState: StateName(MethodState),
-        BatchState: StateName(BatchState),
-        DeliveryState: StateName(DeliveryState),
-        Queue: StateName(Queue),
-    }
-
-
-def _created_at() -> Mapped[datetime]:
-    return mapped_column(insert_default=db_now())
-
-
-def _partial_index(name: str, columns: tuple[str | TextClause, ...], *, where: str) -> Index:
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+from core.jobs.states import FINAL, BatchState, JobState, MethodState, Queue
+from core.jobs.tables.base import Json, Table, creation_time, partial_index
 
 
 class Blob(Table):
@@ -88,7 +19,7 @@ class Blob(Table):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     data: Mapped[bytes] = mapped_column(LargeBinary)
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = creation_time()
 
 
 class Image(Table):
@@ -100,7 +31,7 @@ class Image(Table):
     width: Mapped[int]
     height: Mapped[int]
     media_type: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = creation_time()
 
 
 class Batch(Table):
@@ -132,7 +63,7 @@ class Batch(Table):
     event_seq: Mapped[int] = mapped_column(insert_default=0)
     progress_at: Mapped[datetime | None]  # when the newest batch.progress was written
     cancel_asked_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = creation_time()
     finished_at: Mapped[datetime | None]
 
 
@@ -160,23 +91,23 @@ class Job(Table):
         ),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority_range"),
         # Claiming: the conditions are those of conditions.py, the columns give the order.
-        _partial_index(
+        partial_index(
             "ix_jobs_ready",
             ("queue", text("priority DESC"), "created_at", "id"),
             where="state = 'queued' AND attempt = 0",
         ),
-        _partial_index("ix_jobs_retries", ("queue", "run_after"), where="state = 'queued' AND attempt > 0"),
+        partial_index("ix_jobs_retries", ("queue", "run_after"), where="state = 'queued' AND attempt > 0"),
         # ``state`` is always the same in here. SQLite has it to see an equality: it prefers any index with
         # one, even if it must sort then, to one without.
-        _partial_index(
+        partial_index(
             "ix_jobs_fetching",
             ("state", text("priority DESC"), "created_at", "id"),
             where="state = 'fetching' AND lease_until IS NULL",
         ),
         # Rescue: few jobs hold a lease at any time.
-        _partial_index("ix_jobs_leases", ("state", "lease_until"), where="lease_until IS NOT NULL"),
-        _partial_index("ix_jobs_lease_owner", ("lease_owner", "state"), where="lease_owner IS NOT NULL"),
-        _partial_index(
+        partial_index("ix_jobs_leases", ("state", "lease_until"), where="lease_until IS NOT NULL"),
+        partial_index("ix_jobs_lease_owner", ("lease_owner", "state"), where="lease_owner IS NOT NULL"),
+        partial_index(
             "ix_jobs_deadlines",
             ("state", "deadline_at"),
             where="deadline_at IS NOT NULL AND finished_at IS NULL",
@@ -193,12 +124,12 @@ class Job(Table):
             postgresql_where=text("batch_id IS NOT NULL"),
         ),
         # Whether any is left. With an order: PostgreSQL would otherwise expect to meet one soon, anywhere.
-        _partial_index(
+        partial_index(
             "ix_jobs_batch_unfinished",
             ("batch_id", "batch_index"),
             where="batch_id IS NOT NULL AND finished_at IS NULL",
         ),
-        _partial_index(
+        partial_index(
             "ix_jobs_rejected",
             ("batch_id", "batch_index"),
             where="image_sha256 IS NULL AND source_url IS NULL",
@@ -226,8 +157,8 @@ class Job(Table):
     webhook_events: Mapped[list[str] | None]
 
     # When
-    created_at: Mapped[datetime] = _created_at()
-    run_after: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = creation_time()
+    run_after: Mapped[datetime] = creation_time()
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
@@ -280,7 +211,7 @@ class Artifact(Table):
     media_type: Mapped[str] = mapped_column(String(64))
     blob_sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     size: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = creation_time()
 
 
 class Event(Table):
@@ -292,118 +223,4 @@ class Event(Table):
     seq: Mapped[int] = mapped_column(primary_key=True)
     type: Mapped[str] = mapped_column(String(64))
     data: Mapped[Json] = mapped_column(insert_default=dict)
-    created_at: Mapped[datetime] = _created_at()
-
-
-class IdempotencyKey(Table):
-    """A client's name for one request, so that the request, sent again, makes nothing a second time.
-
-    The primary key decides between two that arrive together. ``owner`` is empty on an open service.
-    """
-
-    __tablename__ = "idempotency_keys"
-
-    owner: Mapped[str] = mapped_column(String(48), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
-    request_sha256: Mapped[str] = mapped_column(String(64))
-    subject_id: Mapped[str] = mapped_column(String(48), index=True)  # what the request has made
-    created_at: Mapped[datetime] = mapped_column(insert_default=db_now(), index=True)
-
-
-class Worker(Table):
-    """A worker process that is alive, or was: it writes ``seen_at`` with every heartbeat."""
-
-    __tablename__ = "workers"
-
-    id: Mapped[str] = mapped_column(String(255), primary_key=True)
-    queue: Mapped[Queue]
-    hostname: Mapped[str] = mapped_column(String(255))
-    pid: Mapped[int]
-    report: Mapped[Json] = mapped_column(insert_default=dict)
-    started_at: Mapped[datetime] = _created_at()
-    seen_at: Mapped[datetime] = mapped_column(insert_default=db_now(), index=True)
-
-
-class WebhookEndpoint(Table):
-    """A registered receiver. Both secrets sign while a rotation lasts."""
-
-    __tablename__ = "webhook_endpoints"
-
-    id: Mapped[str] = mapped_column(String(48), primary_key=True)
-    owner: Mapped[str | None] = mapped_column(String(48), index=True)
-    url: Mapped[str] = mapped_column(Text)
-    secret: Mapped[str] = mapped_column(String(128))
-    previous_secret: Mapped[str | None] = mapped_column(String(128))
-    previous_secret_until: Mapped[datetime | None]
-    events: Mapped[list[str] | None]
-    failing_since: Mapped[datetime | None]
-    disabled_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = _created_at()
-
-
-class WebhookDelivery(Table):
-    """One event to be sent to one receiver; written in the transaction that makes the event."""
-
-    __tablename__ = "webhook_deliveries"
-    __table_args__ = (
-        UniqueConstraint("target", "subject_id", "event_seq"),
-        _partial_index("ix_webhook_deliveries_due", ("next_attempt_at",), where="state = 'pending'"),
-    )
-
-    id: Mapped[str] = mapped_column(String(48), primary_key=True)
-    target: Mapped[str] = mapped_column(Text)  # the endpoint's id, or the job's own URL
-    endpoint_id: Mapped[str | None] = mapped_column(
-        ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), index=True
-    )
-    owner: Mapped[str | None] = mapped_column(String(48))
-    subject_id: Mapped[str] = mapped_column(String(48), index=True)
-    event_seq: Mapped[int]
-    event_type: Mapped[str] = mapped_column(String(64))
-    payload: Mapped[str] = mapped_column(Text)  # the very bytes that are signed
-    state: Mapped[DeliveryState] = mapped_column(insert_default=DeliveryState.PENDING)
-    attempt: Mapped[int] = mapped_column(insert_default=0)
-    next_attempt_at: Mapped[datetime] = _created_at()
-    lease_until: Mapped[datetime | None]
-    created_at: Mapped[datetime] = _created_at()
-
-
-class WebhookAttempt(Table):
-    """What came of one attempt to deliver."""
-
-    __tablename__ = "webhook_attempts"
-
-    delivery_id: Mapped[str] = mapped_column(
-        ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True
-    )
-    attempt: Mapped[int] = mapped_column(primary_key=True)
-    status_code: Mapped[int | None]
-    error: Mapped[str | None] = mapped_column(Text)
-    seconds: Mapped[float]
-    created_at: Mapped[datetime] = _created_at()
-
-
-class ApiKey(Table):
-    """Who may use the API. The secret itself is nowhere: only its SHA-256.
-
-    ``jobs.owner`` and its like hold such an id. They are no foreign keys: an open service has no keys.
-    """
-
-    __tablename__ = "api_keys"
-    __table_args__ = (
-        # A revoked key keeps its name; another may have it then.
-        Index(
-            "ix_api_keys_name",
-            "name",
-            unique=True,
-            sqlite_where=text("revoked_at IS NULL"),
-            postgresql_where=text("revoked_at IS NULL"),
-        ),
-    )
-
-    id: Mapped[str] = mapped_column(String(48), primary_key=True)
-    name: Mapped[str] = mapped_column(String(64))
-    secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    rate_per_second: Mapped[float | None]  # None: the service's rate_per_second
-    created_at: Mapped[datetime] = _created_at()
-    last_used_at: Mapped[datetime | None]  # to about a minute
-    revoked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = creation_time()
