@@ -10,7 +10,8 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
@@ -31,9 +32,9 @@ from core.jobs.submit import Idempotency, Naming, made_before, name_request
 from core.logs import correlation_id
 from core.vision import images
 
-CHUNK_ITEMS = 50
+CHUNK_ITEMS = 100
 CHUNK_BYTES = 8 << 20
-"""Of pictures in memory, and in one transaction, unless a single one is larger."""
+"""Of pictures in one transaction, and twice that in memory, unless a single one is larger."""
 
 REMOVE_BLOBS = 50
 TRIES = 5
@@ -107,15 +108,21 @@ class Batching:
             self._service.throughput.accept(queue, count)
 
     def _store(self, given: Sequence[Given]) -> list[Item]:
-        """Look at every picture and store the good ones."""
+        """Look at every picture and store the good ones: some, while the next are looked at."""
         items: list[Item] = []
-        for some in _chunks(given):
-            looked = list(self._lookers.map(self._look, some))
-            pictures = [found for found in looked if isinstance(found, Picture)]
-            if pictures:
-                with self._database.write() as session:
-                    store_pictures(session, pictures)
-            items += [_item(one, found) for one, found in zip(some, looked, strict=True)]
+        ahead: list[Future[Picture | PawlensError | None]] = []
+        chunks: list[list[Given]] = [[], *_chunks(given), []]
+        try:
+            for some, after in pairwise(chunks):
+                looking, ahead = ahead, [self._lookers.submit(self._look, one) for one in after]
+                looked = [look.result() for look in looking]
+                pictures = [found for found in looked if isinstance(found, Picture)]
+                if pictures:
+                    with self._database.write() as session:
+                        store_pictures(session, pictures)
+                items += [_item(one, found) for one, found in zip(some, looked, strict=True)]
+        finally:
+            wait(ahead)  # when something has failed: nobody may read an upload that is closed
         return items
 
     def _look(self, given: Given) -> Picture | PawlensError | None:

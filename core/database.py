@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -24,8 +25,10 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Executable,
     Float,
     Table,
+    bindparam,
     cast,
     column,
     create_engine,
@@ -114,16 +117,25 @@ def _postgresql_elements(element: json_elements, compiler: Any, **kw: Any) -> st
     return f"json_array_elements({compiler.process(element.clauses, **kw)})"
 
 
-def given_rows(rows: Sequence[dict[str, Any]], **columns: TypeEngine[Any]) -> CTE:
-    """These rows as a table of the statement, for one that writes many rows, each with values of its own.
+class _Rows(TypeDecorator[Any]):
+    """A list of rows as JSON. None is left out, and so is NULL in every column."""
 
-    They travel as a single JSON parameter: the statement is the same text however many there are, so that it
-    is compiled once by SQLAlchemy and planned once by PostgreSQL. (An UPDATE for each of 64 jobs took ten
-    times as long and more.) All values must be JSON already, and a column of the type JSON takes whatever
-    it finds; None is NULL in every column.
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> Any:
+        return [{name: field for name, field in row.items() if field is not None} for row in value]
+
+
+def given_rows(parameter: str, **columns: TypeEngine[Any]) -> CTE:
+    """A table in a statement that writes many rows, each with values of its own: those of this parameter.
+
+    The parameter is a list of dictionaries with these columns. It travels as JSON: the statement is the same
+    text however many there are, so that it is compiled once by SQLAlchemy and planned once by PostgreSQL. (An
+    UPDATE for each of 64 jobs took ten times as long and more.) All values must be JSON already, and a column
+    of the type JSON takes whatever it finds; None is NULL in every column.
     """
-    known = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    elements = json_elements(literal(known, JSON)).table_valued(column("value", JSON))
+    elements = json_elements(bindparam(parameter, type_=_Rows())).table_valued(column("value", JSON))
     fields = [
         cast(elements.c.value.op("->>")(text(f"'{name}'")), kind).label(name)
         if not isinstance(kind, JSON)
@@ -136,10 +148,14 @@ def given_rows(rows: Sequence[dict[str, Any]], **columns: TypeEngine[Any]) -> CT
 
 def insert_new(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the rows whose key is not there yet; leave the others as they are."""
-    if not rows:
-        return
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+    if rows:
+        session.execute(_inserting_new(table, session.get_bind().dialect.name), rows)
+
+
+@cache
+def _inserting_new(table: Table, dialect: str) -> Executable:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
 
 
 def rows_changed(result: Any) -> int:
@@ -227,6 +243,9 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
         "foreign_keys = ON",
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
         "temp_store = MEMORY",
+        # Pages until what was logged goes into the file itself, 32 MiB: with SQLite's own 1,000, a batch of
+        # photos waits for the disk at nearly every commit (storing them took half as long again).
+        "wal_autocheckpoint = 8000",
         "journal_size_limit = 67108864",
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from core.database import insert_new
@@ -76,6 +76,13 @@ def hold(session: Session, digests: Collection[str]) -> set[str]:
     return set(digests) - held
 
 
+_LOCKED = (
+    select(Blob.sha256)
+    .where(Blob.sha256.in_(bindparam("digests", expanding=True)))
+    .order_by(Blob.sha256)
+    .with_for_update(read=True, key_share=True)
+)
+
+
 def _locked(session: Session, digests: Collection[str]) -> set[str]:
-    query = select(Blob.sha256).where(Blob.sha256.in_(digests)).order_by(Blob.sha256)
-    return set(session.scalars(query.with_for_update(read=True, key_share=True)))
+    return set(session.scalars(_LOCKED, {"digests": list(digests)}))

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, func, select, tuple_, update
+from sqlalchemy import CTE, ColumnElement, Float, Select, bindparam, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED, UNFETCHED, due
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
-from core.jobs.transitions import Moved, move, put_back
+from core.jobs.transitions import Move, Moved, put_back
 
 
 class LeaseLost(Exception):
@@ -86,26 +87,35 @@ def claim(session: Session, queue: Queue, *, owner: str, limit: int, lease_secon
     A job that was tried before is taken alone: should it be what killed its worker, the others of its
     micro-batch must not share its attempts.
     """
-    retry = select(Job.id).where(*RETRIED).order_by(Job.run_after).limit(1)
-    fresh = select(Job.id).where(*FRESH).order_by(*BY_PRIORITY_THEN_AGE).limit(limit)
-    for ready in (retry, fresh):
-        picked = _locked(ready.where(Job.queue == queue, *due()))
-        moved = move(
-            session,
-            JobState.RUNNING,
-            source=JobState.QUEUED,
-            among=select(picked.c.id),
-            event="job.started",
-            data=_attempt_number,
-            read=_FIELDS,
-            attempt=Job.attempt + 1,
-            started_at=func.coalesce(Job.started_at, db_now()),
-            lease_owner=owner,
-            lease_until=db_now(lease_seconds),
-        )
+    given = {"of": queue, "at_most": limit, "holder": owner, "seconds": lease_seconds}
+    for claiming in _moves():
+        moved = claiming.run(session, _attempt_number, **given)
         if moved:
             return _claims(job.read for job in moved)
     return []
+
+
+@cache
+def _moves() -> tuple[Move, Move]:
+    """The claim of a retry, and that of fresh jobs."""
+    retry = select(Job.id).where(*RETRIED).order_by(Job.run_after).limit(1)
+    fresh = select(Job.id).where(*FRESH).order_by(*BY_PRIORITY_THEN_AGE).limit(bindparam("at_most"))
+    return _claiming(retry), _claiming(fresh)
+
+
+def _claiming(ready: Select[str]) -> Move:
+    picked = _locked(ready.where(Job.queue == bindparam("of"), *due()))
+    return Move(
+        JobState.RUNNING,
+        source=JobState.QUEUED,
+        among=select(picked.c.id),
+        event="job.started",
+        read=_FIELDS,
+        attempt=Job.attempt + 1,
+        started_at=func.coalesce(Job.started_at, db_now()),
+        lease_owner=bindparam("holder"),
+        lease_until=db_now(bindparam("seconds", type_=Float)),
+    )
 
 
 def claim_fetches(session: Session, *, owner: str, limit: int, lease_seconds: float) -> list[Claim]:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import event, func, or_, select, update
+from sqlalchemy import bindparam, event, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -45,29 +45,32 @@ def look_now(session: Session) -> None:
 event.listen(Session, "before_commit", look_now)
 
 
+_is_due = or_(Batch.progress_at.is_(None), Batch.progress_at < db_now(-PROGRESS_SECONDS))
+_RUNNING = (
+    select(Batch.id, Batch.cancel_asked_at, _is_due.label("is_due"))
+    .where(Batch.id.in_(bindparam("among", expanding=True)), Batch.state == BatchState.RUNNING)
+    .order_by(Batch.id)
+    # Not the lock of a deletion: what refers to the batch need not wait.
+    .with_for_update(key_share=True)
+)
+# As ix_jobs_batch_unfinished has it, in its order.
+_UNFINISHED = (
+    select(Job.id)
+    .where(Job.batch_id == bindparam("batch"), Job.finished_at.is_(None))
+    .order_by(Job.batch_index)
+    .limit(1)
+)
+
+
 def look(session: Session, batch_ids: Collection[str]) -> None:
     """End each of these batches that has no unfinished job; note how far the others are."""
-    is_due = or_(Batch.progress_at.is_(None), Batch.progress_at < db_now(-PROGRESS_SECONDS))
-    running = session.execute(
-        select(Batch.id, Batch.cancel_asked_at, is_due.label("is_due"))
-        .where(Batch.id.in_(batch_ids), Batch.state == BatchState.RUNNING)
-        .order_by(Batch.id)
-        # Not the lock of a deletion: what refers to the batch need not wait.
-        .with_for_update(key_share=True)
-    ).all()
-    for batch in running:
-        if _is_unfinished(session, batch.id):
+    for batch in session.execute(_RUNNING, {"among": list(batch_ids)}).all():
+        if session.scalar(_UNFINISHED, {"batch": batch.id}) is not None:
             if batch.is_due:
                 _note(session, batch.id, "batch.progress", BatchState.RUNNING, progress_at=db_now())
         else:
             state = BatchState.COMPLETED if batch.cancel_asked_at is None else BatchState.CANCELED
             _end(session, batch.id, state)
-
-
-def _is_unfinished(session: Session, batch_id: str) -> bool:
-    """As ix_jobs_batch_unfinished has it, in its order."""
-    any_left = select(Job.id).where(Job.batch_id == batch_id, Job.finished_at.is_(None))
-    return session.scalar(any_left.order_by(Job.batch_index).limit(1)) is not None
 
 
 def _end(session: Session, batch_id: str, state: BatchState) -> None:

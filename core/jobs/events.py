@@ -20,11 +20,16 @@ class NewEvent(NamedTuple):
     data: dict[str, Any]
 
 
+_given = given_rows("events", subject_id=String(), seq=Integer(), type=String(), data=JSON())
+_APPEND = insert(Event.__table__).from_select(  # type: ignore[arg-type]
+    [*_given.c.keys(), "created_at"], select(_given, db_now())
+)
+
+
 def append(session: Session, events: Iterable[NewEvent]) -> None:
     """Write events whose numbers were taken from ``event_seq`` in this same transaction."""
     if rows := [event._asdict() for event in events]:
-        given = given_rows(rows, subject_id=String(), seq=Integer(), type=String(), data=JSON())
-        session.execute(insert(Event).from_select([*given.c.keys(), "created_at"], select(given, db_now())))
+        session.execute(_APPEND, {"events": rows})
 
 
 def note(session: Session, job_id: str, attempt: int, type_: str, data: dict[str, Any]) -> bool:

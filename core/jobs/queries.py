@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, bindparam, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -208,8 +208,11 @@ def artifact_of(
     return artifact, picture_bytes(session, [artifact.blob_sha256])[artifact.blob_sha256]
 
 
+_BYTES = select(Blob.sha256, Blob.data).where(Blob.sha256.in_(bindparam("digests", expanding=True)))
+
+
 def picture_bytes(session: Session, digests: Collection[str]) -> dict[str, bytes]:
-    rows = session.execute(select(Blob.sha256, Blob.data).where(Blob.sha256.in_(digests)))
+    rows = session.execute(_BYTES, {"digests": list(digests)})
     return {sha256: data for sha256, data in rows}  # noqa: C416 - a Row is not a pair to mypy
 
 

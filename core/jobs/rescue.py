@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, case, cast, func, literal, select
+from sqlalchemy import ColumnElement, Float, Select, bindparam, case, cast, func, literal, select
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -99,19 +99,24 @@ def _end_with(
     )
 
 
+def _counting(*ready: ColumnElement[bool]) -> Select[int]:
+    some = select(literal(1)).select_from(Job).where(*ready, *due()).limit(bindparam("left")).subquery()
+    return select(func.count()).select_from(some)
+
+
+# Fresh jobs and retries apart, because each has an index of its own.
+_FRESH, _RETRIED = (_counting(*kind, Job.queue == bindparam("of")) for kind in (FRESH, RETRIED))
+_UNFETCHED = _counting(*UNFETCHED)
+
+
 def ready(session: Session, queue: Queue, *, at_most: int) -> int:
     """How much a worker of this queue could take now, counted up to ``at_most``.
 
     That is jobs, and for ``io`` also webhook deliveries.
     """
-    # Fresh jobs and retries apart, because each has an index of its own.
-    kinds = (
-        [UNFETCHED] if queue is Queue.IO else [(*FRESH, Job.queue == queue), (*RETRIED, Job.queue == queue)]
-    )
     count = 0
-    for kind in kinds:
-        some = select(literal(1)).select_from(Job).where(*kind, *due()).limit(at_most - count).subquery()
-        count += session.scalar(select(func.count()).select_from(some)) or 0
+    for counting in (_UNFETCHED,) if queue is Queue.IO else (_FRESH, _RETRIED):
+        count += session.scalar(counting, {"of": queue, "left": at_most - count}) or 0
     if queue is Queue.IO:
         count += deliveries.ready(session, at_most=min(at_most - count, MOST_DELIVERIES))
     return count

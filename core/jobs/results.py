@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import JSON, select, update
@@ -20,7 +21,7 @@ from core.jobs.blobs import Picture, store_picture
 from core.jobs.claims import Claim, LeaseLost, fence_of
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
-from core.jobs.transitions import move, put_back
+from core.jobs.transitions import Move, move, put_back
 
 MAX_DOUBLINGS = 10
 """Of the pause before another attempt."""
@@ -104,28 +105,32 @@ def succeed_all(session: Session, found: Sequence[tuple[Claim, Result]]) -> set[
     """
     if not found:
         return set()
+    rows = [{"id": claim.job_id, "attempt": claim.attempt, **vars(result)} for claim, result in found]
+    predictions = {claim.job_id: result.prediction for claim, result in found}
+    moved = _succeeding().run(session, lambda job: {"prediction": predictions[job.id]}, results=rows)
+    return {job.id for job in moved}
+
+
+@cache
+def _succeeding() -> Move:
     given = given_rows(
-        [{"id": claim.job_id, "attempt": claim.attempt, **vars(result)} for claim, result in found],
+        "results",
         id=Job.id.type,
         attempt=Job.attempt.type,
         prediction=JSON(),
         model=JSON(),
         timings=JSON(),
     )
-    predictions = {claim.job_id: result.prediction for claim, result in found}
-    moved = move(
-        session,
+    return Move(
         JobState.SUCCEEDED,
         source=JobState.RUNNING,
         among=select(given.c.id),
         where=fence_of(given.c.id, given.c.attempt),
         event=f"job.{JobState.SUCCEEDED}",
-        data=lambda job: {"prediction": predictions[job.id]},
         prediction=given.c.prediction,
         model=given.c.model,
         timings=given.c.timings,
     )
-    return {job.id for job in moved}
 
 
 def fail(session: Session, claim: Claim, error: PawlensError, *, retry_seconds: float) -> bool:

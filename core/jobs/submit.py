@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Float, case, insert, literal, select, tuple_
+from sqlalchemy import Executable, Float, case, insert, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.database import db_now, given_rows, insert_new
@@ -174,20 +175,8 @@ def submit_all(session: Session, new: dict[str, Submission], *, max_attempts: in
 
 def _insert(session: Session, new: dict[str, Submission], max_attempts: int) -> dict[str, Job]:
     rows = {job_id: _row(job_id, wish, max_attempts) for job_id, wish in new.items()}
-    given = given_rows(
-        [row | {"deadline_seconds": new[job_id].deadline_seconds} for job_id, row in rows.items()],
-        **{column.key: column.type for column in _GIVEN},
-        deadline_seconds=Float(),
-    )
-    # A deadline is a time of the database's clock.
-    deadline = case((given.c.deadline_seconds.is_not(None), db_now(given.c.deadline_seconds)))
-    rest: dict[Any, Any] = {Job.created_at: db_now(), Job.run_after: db_now(), Job.deadline_at: deadline}
-    rest |= {Job.attempt: literal(0), Job.event_seq: literal(1)}
-    times = session.execute(
-        insert(Job)
-        .from_select([*_GIVEN, *rest], select(*(given.c[column.key] for column in _GIVEN), *rest.values()))
-        .returning(Job.id, Job.created_at, Job.run_after, Job.deadline_at)
-    ).all()
+    given = [row | {"deadline_seconds": new[job_id].deadline_seconds} for job_id, row in rows.items()]
+    times = session.execute(_inserting(), {"jobs": given}).all()
     # Made here, as they are there: to read them back would cost the ORM as much as all the rest.
     return {
         job_id: Job(
@@ -200,6 +189,21 @@ def _insert(session: Session, new: dict[str, Submission], max_attempts: int) -> 
         )
         for job_id, created_at, run_after, deadline_at in times
     }
+
+
+@cache
+def _inserting() -> Executable:
+    given = given_rows("jobs", **{column.key: column.type for column in _GIVEN}, deadline_seconds=Float())
+    # A deadline is a time of the database's clock.
+    deadline = case((given.c.deadline_seconds.is_not(None), db_now(given.c.deadline_seconds)))
+    rest: dict[Any, Any] = {Job.created_at: db_now(), Job.run_after: db_now(), Job.deadline_at: deadline}
+    rest |= {Job.attempt: literal(0), Job.event_seq: literal(1)}
+    values = select(*(given.c[column.key] for column in _GIVEN), *rest.values())
+    return (
+        insert(Job.__table__)  # type: ignore[arg-type]
+        .from_select([*_GIVEN, *rest], values)
+        .returning(Job.id, Job.created_at, Job.run_after, Job.deadline_at)
+    )
 
 
 def _row(job_id: str, wish: Submission, max_attempts: int) -> dict[str, Any]:

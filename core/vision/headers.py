@@ -20,8 +20,9 @@ MediaType = Literal["image/jpeg", "image/png", "image/webp"]
 MAX_JPEG_SCANS = 100
 
 # In entropy-coded data a byte 0xFF is followed by 0x00 (stuffing) or by a restart marker D0-D7; anything
-# else, except the fill byte 0xFF, begins the next segment.
-_NEXT_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+# else begins the next segment, except the fill byte 0xFF, of which any number may precede a marker. They are
+# left to the search: "\xff+" would try each of them again from every one before it, hours for a megabyte.
+_NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
@@ -65,7 +66,7 @@ def _jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
     scans = 0
     position = 2
     while marker := _NEXT_JPEG_MARKER.search(data, position):
-        code, position = marker[1][0], marker.end()
+        code, position = marker[0][1], marker.end()
         if code == _END_OF_IMAGE:
             break
         if code in (0x01, 0xD8):  # these two have no length

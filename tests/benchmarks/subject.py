@@ -14,9 +14,14 @@ COMPARED_AT = 224
 SMALLEST = min(range(len(PHOTOS)), key=lambda number: PHOTOS[number].stat().st_size)
 """Of the photos, by its number: for what is to cost little beside the service itself."""
 
-LEASES: dict[str, Any] = {"lease_seconds": 60, "heartbeat_seconds": 15}
-QUIET = LEASES | {"log_level": "WARNING"}
-IN_USE = LEASES | {"engine": "resnet", "rescue_seconds": 5, "dispatch_seconds": 2}
+_PROTECTED: dict[str, Any] = {
+    "lease_seconds": 60,
+    "heartbeat_seconds": 15,
+    "rescue_seconds": 5,
+    "dispatch_seconds": 2,
+}
+QUIET = _PROTECTED | {"log_level": "WARNING"}
+IN_USE = _PROTECTED | {"engine": "resnet"}
 
 
 def weights_at(folder: Path, size: int) -> Path:

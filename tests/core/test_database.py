@@ -246,9 +246,9 @@ def test_given_rows_are_what_was_given(database: Database) -> None:
         {"name": None, "count": -1, "share": 1e-17, "data": None},
         {"name": "", "count": 0, "share": 3.0, "data": []},
     ]
-    given = given_rows(rows, name=String(), count=BigInteger(), share=Float(), data=JSON(none_as_null=True))
+    given = given_rows("rows", name=String(), count=BigInteger(), share=Float(), data=JSON(none_as_null=True))
     with database.read() as session:
-        found = [dict(row._mapping) for row in session.execute(select(given))]
-        nulls = session.scalar(select(func.count()).where(given.c.data.is_(null())))
+        found = [dict(row._mapping) for row in session.execute(select(given), {"rows": rows})]
+        nulls = session.scalar(select(func.count()).where(given.c.data.is_(null())), {"rows": rows})
     assert found == rows
     assert nulls == 1

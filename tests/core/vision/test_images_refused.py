@@ -142,6 +142,16 @@ def test_a_progressive_jpeg_with_endless_scans_is_refused() -> None:
         inspect(bomb)
 
 
+def test_a_million_fill_bytes_are_read_once() -> None:
+    """They are allowed before a marker (ITU-T T.81, B.1.1.2). Tried anew from each of them, the second kind,
+    which ends in no marker, would take hours."""
+    plain = encoded(photo(), "JPEG")
+    frame = plain.index(b"\xff\xc0")
+    fill = b"\xff" * 1_000_000
+    assert inspect(plain[:frame] + fill + plain[frame:]) == inspect(plain)
+    assert inspect(plain[:-2] + fill + b"\0" + plain[-2:]) == inspect(plain)
+
+
 def test_threads_may_decode_at_once_with_different_limits() -> None:
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     data = EXAMPLES[0].read_bytes()
