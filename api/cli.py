@@ -91,6 +91,7 @@ def api(
     """Run the HTTP API in one process."""
     import uvicorn  # noqa: PLC0415
 
+    from api.server import configured  # noqa: PLC0415
     from core.logs import configure_logging  # noqa: PLC0415
     from worker.preflight import Refusal, check_exposure, listen  # noqa: PLC0415
 
@@ -102,17 +103,7 @@ def api(
     except Refusal as refusal:
         _refuse(str(refusal))
     os.environ.update(settings.as_environment())  # the factory reads its settings from there
-    config = uvicorn.Config(
-        "api.app:create_app",
-        factory=True,
-        log_config=None,
-        access_log=False,  # the app's own access line carries the correlation id
-        lifespan="on",
-        proxy_headers=False,  # nobody in front is trusted to say who the client is
-        server_header=False,
-        timeout_graceful_shutdown=10,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured("api.app:create_app"))
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has stopped in order
         server.run(sockets=[listener])
     if not server.started:

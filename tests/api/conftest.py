@@ -27,6 +27,7 @@ import uvicorn
 from sqlalchemy import delete, func, select
 
 from api.app import create_app
+from api.server import configured
 from core.database import Database
 from core.jobs.states import Queue
 from core.jobs.tables import Job, Table
@@ -145,17 +146,7 @@ def serving(settings: Settings) -> Iterator[Api]:
     app = create_app(settings)
     lines = Lines()
     root.handlers[:] = [*before[1], lines]
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        proxy_headers=False,
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configured(app, stop_seconds=1))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
