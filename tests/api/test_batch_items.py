@@ -185,7 +185,7 @@ class TestForms:
     def test_a_client_that_leaves_makes_nothing(self, sqlite_api: Api) -> None:
         with sqlite_api.connect() as connection:
             head = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5000\r\n"
-            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: x\r\n{head}\r\n--x\r\n".encode())
+            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n--x\r\n".encode())
             connection.shutdown(socket.SHUT_WR)
             connection.recv(65536)
         assert sqlite_api.count_jobs() == 0
@@ -368,6 +368,22 @@ class TestJson:
             8: "url_blocked",
         }
 
+    def test_whatever_is_among_the_items_is_refused_alone(self, api: Api) -> None:
+        """Also what cannot be stored, shown or encoded again."""
+        deep = "[" * 900 + "]" * 900
+        strange = ['{"\\ud800": 1}', '{"a\\u0000b\\n": 1}', '{"name": "\\ud800"}', "NaN", "1e999", deep]
+        good = json.dumps({"url": PUBLIC_URL, "custom_id": "good"})
+        body = f'{{"items": [{", ".join([*strange, good])}]}}'
+        headers = {"Content-Type": "application/json", "Idempotency-Key": "strange"}
+        batch = accepted(api, content=body, headers=headers)
+        assert faults(batch) == dict.fromkeys(range(len(strange)), "invalid_request")
+        assert batch["errors"][1]["detail"].startswith("a?b?: ")
+        assert [row["status"] for row in results(api, batch)] == ["failed"] * len(strange) + ["fetching"]
+        for form in ("csv", "zip"):
+            assert api.http.get(batch["links"]["results"], params={"format": form}).status_code == 200
+        assert accepted(api, content=body, headers=headers)["id"] == batch["id"]
+        assert not api.lines(level="ERROR")
+
     def test_bodies_that_are_none(self, sqlite_api: Api) -> None:
         kind = {"Content-Type": "application/json"}
         refused(sqlite_api, "bad_request", 400, content=b"{", headers=kind)
@@ -409,7 +425,7 @@ class TestLimits:
         assert small.line(message="request", path=CALL)["status"] == 413
         with small.connect() as connection:
             head = f"Content-Type: {kind['Content-Type']}\r\nContent-Length: {1 << 40}\r\n"
-            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
             assert connection.recv(65536).startswith(b"HTTP/1.1 413")
         assert small.count_jobs() == 0
 
