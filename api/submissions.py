@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from anyio import to_thread
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
@@ -29,6 +30,7 @@ MAX_FIELD_BYTES = 64 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 32
 MAX_FIELDS = 20
+SMALL_BODY_BYTES = 64 * 1024
 
 
 # Python's JSON reader lets both through. PostgreSQL refuses NUL in text, and half of a surrogate pair cannot
@@ -148,7 +150,10 @@ async def read_job(request: Request, settings: Settings) -> Asked:
         if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
             asked = await _read_form(request, settings)
         elif kind == "application/json":
-            asked = _from_json(await request.body())
+            body = await request.body()
+            # In a thread when it may take long: a million fields keep a core busy for seconds.
+            is_small = len(body) <= SMALL_BODY_BYTES
+            asked = _from_json(body) if is_small else await to_thread.run_sync(_from_json, body)
         else:
             raise UnsupportedMediaType(
                 f"The body is {kind[:100] or 'of no declared type'}. Send multipart/form-data with a field "

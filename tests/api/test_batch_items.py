@@ -163,7 +163,7 @@ class TestForms:
     def test_other_bodies(self, sqlite_api: Api) -> None:
         refused(sqlite_api, "unsupported_media_type", 415, content=b"x")
         refused(sqlite_api, "unsupported_media_type", 415, data={"url": PUBLIC_URL})
-        for boundary in ("", "; boundary=", "; boundary=x"):
+        for boundary in ("", "; boundary=", "; boundary=x", f"; boundary={'x' * 300}"):
             kind = {"Content-Type": f"multipart/form-data{boundary}"}
             refused(sqlite_api, "bad_request", 400, content=b"--y\r\n\r\n", headers=kind)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import middleware
+from api import middleware, submissions
 from tests.api.conftest import PHOTO, PUBLIC_URL, Api, assert_problem
 from tests.processes import eventually
 
@@ -164,6 +165,26 @@ class TestTooMuch:
         assert headers["connection"] == "close"
         assert json.loads(body)["detail"].startswith("The request's body is larger than 2,097,152 bytes")
         assert sqlite_api.count_jobs() == 0
+
+    def test_a_call_that_needs_few_words_takes_no_more(self, sqlite_api: Api) -> None:
+        answer = sqlite_api.http.post("/v1/webhooks", json={"url": PUBLIC_URL, "x" * 65_536: 1})
+        assert_problem(answer, 413, "payload_too_large", "65,536 bytes")
+
+    @pytest.mark.parametrize("size", [1000, 100_000])
+    def test_large_json_is_read_beside_the_event_loop(
+        self, sqlite_api: Api, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        """A million fields take seconds, in which others are answered."""
+        read, loops = submissions._from_json, []
+
+        def watched(body: bytes) -> submissions.Asked:
+            with suppress(RuntimeError):  # there is none in this thread
+                loops.append(asyncio.get_running_loop())
+            return read(body)
+
+        monkeypatch.setattr(submissions, "_from_json", watched)
+        sqlite_api.http.post("/v1/jobs", json={"image": {"base64": "A" * size}})
+        assert len(loops) == (size == 1000)
 
     def test_a_body_of_exactly_the_limit_is_read(self, sqlite_api: Api) -> None:
         limit = sqlite_api.settings.max_body_bytes
