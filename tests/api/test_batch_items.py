@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import socket
 import struct
@@ -32,6 +31,7 @@ from tests.api.batch_forms import (
     zipped,
 )
 from tests.api.conftest import LIMITS, PHOTO, PUBLIC_URL, Api, assert_problem, serving, settings_for
+from tests.api.test_security_table import png_of
 from tests.core.jobs.test_retention import count
 
 URLS = [f"https://example.com/{i}.jpg" for i in range(4)]
@@ -79,6 +79,11 @@ class TestFiles:
         answer = api.http.get(batch["links"]["self"]).json()
         assert (answer["status"], answer["counts"]["succeeded"]) == ("completed", 2)
 
+    def test_one_of_too_many_pixels_fails_alone(self, sqlite_api: Api) -> None:
+        batch = accepted(sqlite_api, files=files(picture(1), png_of(30_000, 30_000)))
+        assert faults(batch) == {1: "invalid_image"}
+        assert "900.0 million pixels" in batch["errors"][0]["detail"]
+
     def test_without_a_good_one_nothing_is_made(self, api: Api) -> None:
         answer = sent(api, files=files(b"one", b"two"))
         assert_problem(answer, 422, "invalid_request", "None of the 2 items")
@@ -104,17 +109,22 @@ class TestFiles:
         sqlite_api.work()
         assert {row["status"] for row in results(sqlite_api, batch)} == {"succeeded"}
 
-    def test_files_are_gone_when_it_is_answered(self, sqlite_api: Api) -> None:
-        def open_files() -> int:
-            return len(os.listdir("/dev/fd"))
+    def test_files_are_gone_when_it_is_answered(
+        self, sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened: list[Any] = []
+        really_open = tempfile.TemporaryFile
 
+        def noted() -> Any:
+            opened.append(really_open())
+            return opened[-1]
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", noted)
         of_files(sqlite_api)
-        before = open_files()
-        for _ in range(5):
-            of_files(sqlite_api)
-            sent(sqlite_api, files=files(b"bad"))
-            sent(sqlite_api, files=files(picture(1)), data={"unknown": "1"})
-        assert open_files() <= before + 2  # what a pool of connections may add
+        sent(sqlite_api, files=files(b"bad"))
+        sent(sqlite_api, files=files(picture(1)), data={"unknown": "1"})
+        sent(sqlite_api, content=b"--x\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"})
+        assert [file.closed for file in opened] == [True] * 4
 
     @pytest.mark.parametrize(
         ("fields", "detail"),
