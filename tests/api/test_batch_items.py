@@ -224,7 +224,7 @@ class TestArchives:
     def test_what_is_no_picture_is_refused_alone(self, sqlite_api: Api) -> None:
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
-        members: Any = {"1.png": picture(1), "notes.txt": b"text", link: b"/etc/passwd", "empty.png": b""}
+        members: Any = {"1.png": picture(1), "notes.txt": b"text", link: picture(2), "empty.png": b""}
         batch = of_zip(sqlite_api, zipped(members))
         assert faults(batch) == {1: "unsupported_media_type", 2: "unsupported_media_type", 3: "invalid_image"}
 
