@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from anyio import to_thread
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from api.problems import from_validation
+from api.values import Name, SmallObject
 from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, UrlBlocked
 from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
@@ -27,48 +27,8 @@ from core.settings import Settings
 from core.vision import images
 
 MAX_FIELD_BYTES = 64 * 1024
-MAX_METADATA_BYTES = 16 * 1024
-MAX_METADATA_DEPTH = 32
 MAX_FIELDS = 20
 SMALL_BODY_BYTES = 64 * 1024
-
-
-# Python's JSON reader lets both through. PostgreSQL refuses NUL in text, and half of a surrogate pair cannot
-# be encoded as UTF-8, so that the job could never be shown.
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-
-
-def _small(value: dict[str, Any]) -> dict[str, Any]:
-    _check_storable(value, MAX_METADATA_DEPTH)
-    try:
-        size = len(json.dumps(value, allow_nan=False))
-    except ValueError as error:
-        raise ValueError("NaN and infinity are not JSON") from error
-    if size > MAX_METADATA_BYTES:
-        raise ValueError(f"must be at most {MAX_METADATA_BYTES:,} bytes as JSON")
-    return value
-
-
-def _check_storable(value: Any, levels: int) -> None:
-    if levels < 0:
-        raise ValueError(f"must be nested at most {MAX_METADATA_DEPTH} levels deep")
-    if isinstance(value, str) and _UNSTORABLE.search(value):
-        raise ValueError("must have neither NUL characters nor unpaired surrogates in its text")
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list):
-        for item in value:
-            _check_storable(item, levels - 1)
-
-
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must have printable characters only")
-    return value
-
-
-SmallObject = Annotated[dict[str, Any], AfterValidator(_small)]
-Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
 
 
 class JobFields(BaseModel):
