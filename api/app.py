@@ -18,6 +18,7 @@ from api.metrics import Measured, Metrics
 from api.middleware import CORRELATION_HEADER, LimitedBody, Observed
 from api.routes import batches, events, jobs, legacy, page, service, webhooks
 from api.service import Service
+from api.submissions import SMALL_BODY_BYTES
 from core.errors import InvalidRequest
 from core.logs import configure_logging
 from core.settings import Settings
@@ -69,7 +70,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         LimitedBody,
         max_bytes=settings.max_body_bytes,
-        others={("POST", "/v1/batches"): settings.max_batch_bytes},
+        others={
+            ("POST", "/v1/batches"): settings.max_batch_bytes,
+            ("POST", "/v1/webhooks"): SMALL_BODY_BYTES,
+        },
     )
     if settings.cors_origins:
         app.add_middleware(

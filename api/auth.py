@@ -20,6 +20,7 @@ from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import origins
 from api.problems import problem_response
 from core import keys
 from core.database import Database
@@ -128,6 +129,8 @@ class Guarded:
         self._app = app
         self._is_exposed = not settings.is_loopback
         self._may_be_open = settings.is_loopback or settings.no_auth
+        self._is_for_everyone = settings.no_auth
+        self._trusted = settings.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._needs_a_caller(scope["path"]):
@@ -145,6 +148,8 @@ class Guarded:
     async def _identify(self, scope: Scope) -> Caller:
         ring: KeyRing = scope["app"].state.service.keys
         if not await ring.in_force() and self._may_be_open:
+            if not self._is_for_everyone:
+                origins.check(scope["method"], Headers(scope=scope), self._trusted)
             host = scope["client"][0] if scope.get("client") else "unknown"
             return Caller(owner=None, client=host)
         scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 
@@ -98,9 +99,14 @@ def _csv(rows: Sequence[Sequence[object]]) -> bytes:
     return text.getvalue().encode()
 
 
+# A formula begins a cell. That is so after a semicolon and a tab as well: spreadsheets of many languages
+# separate cells by these, and then take no notice of our quotes. Some read the wide forms, too.
+_FORMULA = re.compile("(^|[;\t\r\n])(\\s*)(?=[=+@＝＋－＠\t\r-])")  # noqa: RUF001
+
+
 def _harmless(cell: object) -> object:
     """Text that a spreadsheet would take for a formula gets an apostrophe before it, which none shows.
 
     https://owasp.org/www-community/attacks/CSV_Injection
     """
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
+    return _FORMULA.sub(r"\1\2'", cell) if isinstance(cell, str) else cell

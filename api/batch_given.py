@@ -32,9 +32,15 @@ class Given:
     """Of the manifest."""
 
     def shown(self, error: PawlensError) -> dict[str, Any]:
-        """The error in the form in which the job carries it."""
+        """The error in the form in which the job carries it.
+
+        It may quote what was sent; what no database stores, or no answer can be encoded with, is left out.
+        """
         place = "" if self.row is None else f"Row {self.row}: "
-        return error.as_job_error() | {"detail": f"{place}{error.detail}"[:MAX_DETAIL]}
+        detail = "".join(
+            char if char.isprintable() else "?" for char in f"{place}{error.detail}"[:MAX_DETAIL]
+        )
+        return error.as_job_error() | {"detail": detail}
 
 
 def checked_url(url: str, settings: Settings) -> str:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
-from api.job_fields import ImageSource, Name, SmallObject
+from api.job_fields import ImageSource
 from api.schemas import JobError, PredictionOut, Progress
+from api.values import Name, SmallObject
 from core.explain.options import ExplainOptions
 from core.jobs.batch_queries import BatchRecord, Result
 from core.jobs.states import FINAL, BatchState, JobState

@@ -148,20 +148,18 @@ class _Receiver:
         self._is_whole = False
 
     async def run(self, request: Request, boundary: bytes) -> None:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._headers.clear,
-                "on_header_field": self._on_header_name,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_part_data": self._on_data,
-                "on_part_end": self._on_part_end,
-                "on_end": self._on_end,
-            },
-        )
+        callbacks: Any = {
+            "on_part_begin": self._headers.clear,
+            "on_header_field": self._on_header_name,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_data,
+            "on_part_end": self._on_part_end,
+            "on_end": self._on_end,
+        }
         try:
+            parser = MultipartParser(boundary, callbacks)  # it refuses long boundaries
             async for chunk in request.stream():
                 parser.write(chunk)
                 if self._gathered_bytes >= FLUSH_BYTES:

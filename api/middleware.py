@@ -77,8 +77,18 @@ def _level(path: str, status: int) -> int:
     return logging.DEBUG if path in _PROBES and status < 400 else logging.INFO
 
 
+BODY_SECONDS = 60.0
+BODY_BYTES_PER_SECOND = 1024
+"""A body may take a minute, and longer as long as it comes at this pace: a phone on a bad network does."""
+
+
+class TooSlow(PawlensError):
+    status, code, title = 408, "too_slow", "Request timeout"
+
+
 class LimitedBody:
-    """Refuses bodies over a limit, announced or not: a chunked body is counted as it arrives.
+    """Refuses bodies over a limit, announced or not: a chunked body is counted as it arrives. Refuses those
+    that come so slowly that the client only means to hold on to the connection.
 
     ``others`` are the limits of single calls, by method and path.
 
@@ -100,11 +110,21 @@ class LimitedBody:
             await self._app(scope, receive, send)
             return
         limit = self._others.get((scope["method"], scope["path"]), self._max_bytes)
-        received, is_whole, closes = 0, False, False
+        received, is_whole, closes, started = 0, False, False, time.monotonic()
 
         async def counted() -> Message:
             nonlocal received, is_whole
-            message = await receive()
+            if is_whole:  # what is waited for now is that the client leaves
+                return await receive()
+            try:
+                left = started + BODY_SECONDS + received / BODY_BYTES_PER_SECOND - time.monotonic()
+                async with asyncio.timeout(left):
+                    message = await receive()
+            except TimeoutError as error:
+                raise TooSlow(
+                    "The request's body came too slowly. Send less at once, or over a better connection.",
+                    headers={"Connection": "close"},
+                ) from error
             received += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if received > limit:

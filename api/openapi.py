@@ -16,7 +16,9 @@ from api.schemas import Problem
 _MEANINGS = {
     400: "The request does not parse.",
     401: "An API key is needed, or this one is not in force.",
+    403: "The service is open to its own machine alone, and this came from a page of another site.",
     404: "There is no such thing.",
+    408: "The body came too slowly.",
     409: "Its state does not allow that.",
     413: "The body or the picture is too large.",
     415: "Not a JPEG, PNG or WebP picture, or a body in another form than those described.",
@@ -183,7 +185,7 @@ _inlined(ResultOut)  # a line of a batch's results
 
 def complete(app: FastAPI) -> None:
     """Let the app's OpenAPI document contain the schemas that only bodies and problems refer to, and what
-    holds for every call that the middleware protects: the API key, 401 and 429.
+    holds for every call that the middleware protects: the API key and its refusals.
     """
     derive = app.openapi
 
@@ -199,7 +201,8 @@ def complete(app: FastAPI) -> None:
             if is_protected(path):
                 for operation in item.values():
                     operation["security"] = [{"api_key": []}, {}]  # the second: where the service is open
-                    operation["responses"] |= {str(code): said for code, said in problems(401, 429).items()}
+                    refusals = problems(401, 403, 429, *([408] if "requestBody" in operation else []))
+                    operation["responses"] |= {str(code): said for code, said in refusals.items()}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,14 +1,106 @@
-"""The HTTP server that ``pawlens api`` runs: uvicorn, and an end for which nobody has to wait."""
+"""The HTTP server: uvicorn, with bounds on what a stranger may send before the application hears of it, and
+an end for which nobody has to wait.
+
+uvicorn's parser keeps the head of a request (its line and its headers) until it is whole, however long it is
+and however long that takes, and copies it whenever it grows: a header of 200 MB kept every other client
+waiting for two minutes. The application's own limits begin with the body (:mod:`api.middleware`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from http import HTTPStatus
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.problems import problem_response
+from core.errors import BadRequest, PawlensError
+
+MAX_HEAD_BYTES = 64 << 10
+"""What nginx and Apache take is less."""
+HEAD_SECONDS = 30.0
+"""For the whole head, from the connection or from the end of the answer before it."""
 STOP_SECONDS = 10
 """For answers that are under way when the process is told to stop; then they are cut."""
+
+
+class HeadTooLarge(PawlensError):
+    status, code, title = 431, "head_too_large", "Request header fields too large"
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. Whatever the parser only gathers (a head, the trailers of a body, the extensions of a
+    chunk) may have :data:`MAX_HEAD_BYTES`, and a head has :data:`HEAD_SECONDS`.
+    """
+
+    _gathered = 0
+    _is_advancing = False  # the parser has come to the end of something within the bytes just received
+    _lateness: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._is_advancing = False
+        super().data_received(data)
+        self._gathered = 0 if self._is_advancing else self._gathered + len(data)
+        if self._gathered > MAX_HEAD_BYTES:
+            self._refuse(
+                HeadTooLarge(f"Line and headers of a request have {MAX_HEAD_BYTES:,} bytes at most.")
+            )
+        elif not self._is_answering:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._is_advancing = True
+        self._head_is_there()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._is_advancing = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_advancing = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(BadRequest("This is no valid HTTP request. Speak HTTP/1.1, without TLS, to this port."))
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        if self._lateness is None and not self.transport.is_closing():
+            self._lateness = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _head_is_there(self) -> None:
+        if self._lateness is not None:
+            self._lateness.cancel()
+            self._lateness = None
+
+    def _refuse(self, refusal: PawlensError) -> None:
+        """Answer instead of the application, unless it is answering something else, and hang up."""
+        if not self._is_answering:
+            answer = problem_response(refusal, "")
+            headers = [
+                *answer.raw_headers,
+                (b"x-content-type-options", b"nosniff"),
+                (b"connection", b"close"),
+            ]
+            status = f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\n".encode()
+            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+            self.transport.write(status + lines + b"\r\n" + bytes(answer.body))
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -22,12 +114,13 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, stop_seconds: int = STOP_SECONDS) -> None:
         config = uvicorn.Config(
             app,
+            http=BoundedProtocol,
+            ws="none",
             log_config=None,
             access_log=False,  # the app's own access line carries the correlation id
             lifespan="on",
             proxy_headers=False,  # nobody in front is trusted to say who the client is
             server_header=False,
-            ws="none",
             timeout_graceful_shutdown=stop_seconds,
         )
         super().__init__(config)

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from anyio import to_thread
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from core.vision import images
 
 MAX_FIELD_BYTES = 64 * 1024
 MAX_FIELDS = 20
+SMALL_BODY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ async def read_job(request: Request, settings: Settings) -> Asked:
         if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
             asked = await _read_form(request, settings)
         elif kind == "application/json":
-            asked = _from_json(await request.body())
+            body = await request.body()
+            # In a thread when it may take long: a million fields keep a core busy for seconds.
+            is_small = len(body) <= SMALL_BODY_BYTES
+            asked = _from_json(body) if is_small else await to_thread.run_sync(_from_json, body)
         else:
             raise UnsupportedMediaType(
                 f"The body is {kind[:100] or 'of no declared type'}. Send multipart/form-data with a field "

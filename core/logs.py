@@ -63,7 +63,14 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        return f"{super().formatMessage(record)}{'  ' + fields if fields else ''}"
+        return _on_one_line(f"{super().formatMessage(record)}{'  ' + fields if fields else ''}")
+
+
+def _on_one_line(text: str) -> str:
+    """Paths and names come from strangers, who must not write lines of their own (CWE-117), nor colours."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure_logging(service: str, *, level: str = "INFO", form: Literal["json", "text"] = "json") -> None:

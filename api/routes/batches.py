@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from api import answers, batch_exports, idempotency
 from api.auth import OwnerDep
 from api.batch_items import read_batch
-from api.batch_schemas import BatchOut, BatchPage
+from api.batch_schemas import BatchFields, BatchOut, BatchPage
 from api.batching import Batching, get_batching
 from api.openapi import BATCH_BODY, problems
 from api.routes.events import AfterQuery, LastEventId, described, streamed
@@ -89,7 +89,9 @@ async def create_batch(
     """
     asked = await read_batch(request, service.settings)
     try:
-        once = idempotency.of(request, [asked.fields.model_dump(mode="json"), asked.sha256])
+        # Without the items of the JSON form, which the digest covers: anything at all may be among them.
+        fields = asked.fields.model_dump(mode="json", include=set(BatchFields.model_fields))
+        once = idempotency.of(request, [fields, asked.sha256])
         batch, replayed = await batching.accept(asked, once, owner=owner)
     finally:
         asked.close()

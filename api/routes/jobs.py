@@ -155,9 +155,13 @@ def get_image(
 def _bytes(
     data: bytes, sha256: str, media_type: str, if_none_match: str | None, *, changes: bool = False
 ) -> Response:
-    """Bytes that never change under their URL (unless ``changes``), with their digest as the ETag."""
+    """Bytes that never change under their URL (unless ``changes``), with their digest as the ETag.
+
+    Strangers' bytes, so whatever a browser makes of them it runs nothing and asks nobody.
+    """
     keep = "no-cache" if changes else "private, max-age=31536000, immutable"
     headers = {"ETag": f'"{sha256}"', "Cache-Control": keep}
+    headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
     if if_none_match is not None and sha256 in if_none_match:
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type=media_type)

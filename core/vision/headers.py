@@ -19,10 +19,19 @@ MediaType = Literal["image/jpeg", "image/png", "image/webp"]
 # Standard", https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
 MAX_JPEG_SCANS = 100
 
+# Decoders walk through segments and chunks in Python, and a picture of 20 MB has room for millions of empty
+# ones. Cameras and programs write dozens, a PNG of many small pieces some thousands.
+MAX_JPEG_SEGMENTS = 2000
+MAX_JPEG_FILL_BYTES = 1 << 16
+MAX_PNG_CHUNKS = 100_000
+
+# Rows are allocated one by one: 25 million of one pixel took 3 GB. A JPEG has no side longer than this.
+MAX_SIDE = 65_535
+
 # In entropy-coded data a byte 0xFF is followed by 0x00 (stuffing) or by a restart marker D0-D7; anything
-# else begins the next segment, except the fill byte 0xFF, of which any number may precede a marker. They are
-# left to the search: "\xff+" would try each of them again from every one before it, hours for a megabyte.
-_NEXT_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# else, except the fill byte 0xFF, begins the next segment. (Without a "+" for the fill bytes before it: where
+# no marker follows, a search from each of a million of them would look at all the others.)
+_NEXT_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
@@ -55,6 +64,8 @@ def check_size(data: bytes, kind: MediaType, max_pixels: int) -> None:
                 f"The picture has {width} x {height} = {width * height / 1e6:.1f} million pixels; at most "
                 f"{max_pixels / 1e6:g} million are accepted."
             )
+        if max(width, height) > MAX_SIDE:
+            raise InvalidImage(f"The picture has {width} x {height} pixels; a side has {MAX_SIDE:,} at most.")
 
 
 def _jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
@@ -63,10 +74,18 @@ def _jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
     What follows the first picture (further frames of an MPO file, a phone's video) is never decoded.
     """
     sizes = []
-    scans = 0
+    segments = scans = fill = 0
     position = 2
     while marker := _NEXT_JPEG_MARKER.search(data, position):
-        code, position = marker[0][1], marker.end()
+        if not scans:  # later there are pixels in between
+            fill += marker.start() - position
+        code, position = marker[1][0], marker.end()
+        segments += 1
+        if segments > MAX_JPEG_SEGMENTS or fill > MAX_JPEG_FILL_BYTES:
+            raise InvalidImage(
+                f"The JPEG has more than {MAX_JPEG_SEGMENTS:,} segments, or {MAX_JPEG_FILL_BYTES:,} bytes "
+                "between them."
+            )
         if code == _END_OF_IMAGE:
             break
         if code in (0x01, 0xD8):  # these two have no length
@@ -80,11 +99,19 @@ def _jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
         if scans > MAX_JPEG_SCANS:
             raise InvalidImage(f"The JPEG has more than {MAX_JPEG_SCANS} scans.")
         position += struct.unpack_from(">H", data, position)[0]
+    if not scans:
+        raise InvalidImage("The JPEG has no pixels: there is no scan in it.")
     return sizes
 
 
 def _png_sizes(data: bytes) -> list[tuple[int, int]]:
     """IHDR must be the first chunk; https://www.w3.org/TR/png-3/#11IHDR."""
+    position, chunks = 8, 0
+    while position + 8 <= len(data):
+        position += 12 + int.from_bytes(data[position : position + 4])  # length, name and check sum
+        chunks += 1
+        if chunks > MAX_PNG_CHUNKS:
+            raise InvalidImage(f"The PNG has more than {MAX_PNG_CHUNKS:,} chunks.")
     return [struct.unpack_from(">II", data, 16)]
 
 

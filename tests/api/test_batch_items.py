@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import socket
-import stat
 import struct
 import tempfile
 import zipfile
@@ -33,6 +31,7 @@ from tests.api.batch_forms import (
     zipped,
 )
 from tests.api.conftest import LIMITS, PHOTO, PUBLIC_URL, Api, assert_problem, serving, settings_for
+from tests.api.test_security_table import png_of
 from tests.core.jobs.test_retention import count
 
 URLS = [f"https://example.com/{i}.jpg" for i in range(4)]
@@ -80,6 +79,11 @@ class TestFiles:
         answer = api.http.get(batch["links"]["self"]).json()
         assert (answer["status"], answer["counts"]["succeeded"]) == ("completed", 2)
 
+    def test_one_of_too_many_pixels_fails_alone(self, sqlite_api: Api) -> None:
+        batch = accepted(sqlite_api, files=files(picture(1), png_of(30_000, 30_000)))
+        assert faults(batch) == {1: "invalid_image"}
+        assert "900.0 million pixels" in batch["errors"][0]["detail"]
+
     def test_without_a_good_one_nothing_is_made(self, api: Api) -> None:
         answer = sent(api, files=files(b"one", b"two"))
         assert_problem(answer, 422, "invalid_request", "None of the 2 items")
@@ -108,31 +112,19 @@ class TestFiles:
     def test_files_are_gone_when_it_is_answered(
         self, sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        opened: list[int] = []
+        opened: list[Any] = []
+        really_open = tempfile.TemporaryFile
 
-        def temporary_file() -> Any:
-            file = make()
-            opened.append(file.fileno())
-            return file
+        def noted() -> Any:
+            opened.append(really_open())
+            return opened[-1]
 
-        def unnamed_files() -> int:
-            """Open regular files without a name: uploads, and nothing else of this process."""
-            found = 0
-            for descriptor in os.listdir("/dev/fd"):
-                with suppress(OSError):  # that of the listing itself
-                    status = os.fstat(int(descriptor))
-                    found += stat.S_ISREG(status.st_mode) and not status.st_nlink
-            return found
-
-        make = tempfile.TemporaryFile
-        monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
-        before = unnamed_files()
-        for _ in range(5):
-            of_files(sqlite_api)
-            sent(sqlite_api, files=files(b"bad"))
-            sent(sqlite_api, files=files(picture(1)), data={"unknown": "1"})
-        assert len(opened) >= 15
-        assert unnamed_files() == before
+        monkeypatch.setattr(tempfile, "TemporaryFile", noted)
+        of_files(sqlite_api)
+        sent(sqlite_api, files=files(b"bad"))
+        sent(sqlite_api, files=files(picture(1)), data={"unknown": "1"})
+        sent(sqlite_api, content=b"--x\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"})
+        assert [file.closed for file in opened] == [True] * 4
 
     @pytest.mark.parametrize(
         ("fields", "detail"),
@@ -181,7 +173,7 @@ class TestForms:
     def test_other_bodies(self, sqlite_api: Api) -> None:
         refused(sqlite_api, "unsupported_media_type", 415, content=b"x")
         refused(sqlite_api, "unsupported_media_type", 415, data={"url": PUBLIC_URL})
-        for boundary in ("", "; boundary=", "; boundary=x"):
+        for boundary in ("", "; boundary=", "; boundary=x", f"; boundary={'x' * 300}"):
             kind = {"Content-Type": f"multipart/form-data{boundary}"}
             refused(sqlite_api, "bad_request", 400, content=b"--y\r\n\r\n", headers=kind)
 
@@ -203,7 +195,7 @@ class TestForms:
     def test_a_client_that_leaves_makes_nothing(self, sqlite_api: Api) -> None:
         with sqlite_api.connect() as connection:
             head = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5000\r\n"
-            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: x\r\n{head}\r\n--x\r\n".encode())
+            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n--x\r\n".encode())
             connection.shutdown(socket.SHUT_WR)
             connection.recv(65536)
         assert sqlite_api.count_jobs() == 0
@@ -232,7 +224,7 @@ class TestArchives:
     def test_what_is_no_picture_is_refused_alone(self, sqlite_api: Api) -> None:
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
-        members: Any = {"1.png": picture(1), "notes.txt": b"text", link: b"/etc/passwd", "empty.png": b""}
+        members: Any = {"1.png": picture(1), "notes.txt": b"text", link: picture(2), "empty.png": b""}
         batch = of_zip(sqlite_api, zipped(members))
         assert faults(batch) == {1: "unsupported_media_type", 2: "unsupported_media_type", 3: "invalid_image"}
 
@@ -386,6 +378,22 @@ class TestJson:
             8: "url_blocked",
         }
 
+    def test_whatever_is_among_the_items_is_refused_alone(self, api: Api) -> None:
+        """Also what cannot be stored, shown or encoded again."""
+        deep = "[" * 900 + "]" * 900
+        strange = ['{"\\ud800": 1}', '{"a\\u0000b\\n": 1}', '{"name": "\\ud800"}', "NaN", "1e999", deep]
+        good = json.dumps({"url": PUBLIC_URL, "custom_id": "good"})
+        body = f'{{"items": [{", ".join([*strange, good])}]}}'
+        headers = {"Content-Type": "application/json", "Idempotency-Key": "strange"}
+        batch = accepted(api, content=body, headers=headers)
+        assert faults(batch) == dict.fromkeys(range(len(strange)), "invalid_request")
+        assert batch["errors"][1]["detail"].startswith("a?b?: ")
+        assert [row["status"] for row in results(api, batch)] == ["failed"] * len(strange) + ["fetching"]
+        for form in ("csv", "zip"):
+            assert api.http.get(batch["links"]["results"], params={"format": form}).status_code == 200
+        assert accepted(api, content=body, headers=headers)["id"] == batch["id"]
+        assert not api.lines(level="ERROR")
+
     def test_bodies_that_are_none(self, sqlite_api: Api) -> None:
         kind = {"Content-Type": "application/json"}
         refused(sqlite_api, "bad_request", 400, content=b"{", headers=kind)
@@ -427,7 +435,7 @@ class TestLimits:
         assert small.line(message="request", path=CALL)["status"] == 413
         with small.connect() as connection:
             head = f"Content-Type: {kind['Content-Type']}\r\nContent-Length: {1 << 40}\r\n"
-            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+            connection.sendall(f"POST {CALL} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
             assert connection.recv(65536).startswith(b"HTTP/1.1 413")
         assert small.count_jobs() == 0
 

@@ -181,11 +181,12 @@ class TestResults:
                 assert row["score"] == ""
 
     def test_no_cell_is_a_formula(self, sqlite_api: Api) -> None:
-        names = ["=1+1", "+1", "-1", "@a", "'=1", 'a"b,c', "1"]
+        names = ["=1+1", "+1", "-1", "@a", "'=1", 'a"b,c', "1", " =1", "a;=1;b; -1", "＝1", "a-b=c; d"]  # noqa: RUF001
         items = [{"url": "https://e.com/1.jpg", "name": name, "custom_id": name} for name in names]
         batch = accepted(sqlite_api, json={"items": items})
         rows = self.read_csv(sqlite_api, batch)
         expected = ["'=1+1", "'+1", "'-1", "'@a", "'=1", 'a"b,c', "1"]
+        expected += [" '=1", "a;'=1;b; '-1", "'＝1", "a-b=c; d"]  # noqa: RUF001
         assert [row["name"] for row in rows] == [row["custom_id"] for row in rows] == expected
         assert [row["name"] for row in rows_of(sqlite_api, batch)] == names  # JSON needs no such thing
 

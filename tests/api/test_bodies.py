@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 
+from api import middleware, submissions
 from tests.api.conftest import PHOTO, PUBLIC_URL, Api, assert_problem
 from tests.processes import eventually
 
@@ -114,6 +117,9 @@ def test_other_kinds_of_bodies(sqlite_api: Api, kind: str) -> None:
     assert_problem(raw_form(sqlite_api, PHOTO, kind), 415, "unsupported_media_type", "multipart/form-data")
 
 
+FILE_PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+
 class TestTooMuch:
     def test_files_or_fields(self, sqlite_api: Api) -> None:
         files = [("file", ("a.jpg", PHOTO)), ("file", ("b.jpg", PHOTO))]
@@ -141,12 +147,11 @@ class TestTooMuch:
     @pytest.mark.parametrize("chunked", [False, True])
     def test_a_body(self, sqlite_api: Api, path: str, chunked: bool) -> None:
         """Refused as soon as it is known to be too large, and not when it ends."""
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-        opening = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         with sqlite_api.connect() as connection:
             if chunked:
                 connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
-                send_chunks(connection, opening, sqlite_api.settings.max_body_bytes)
+                send_chunks(connection, FILE_PART, sqlite_api.settings.max_body_bytes)
                 connection.settimeout(0.3)
                 with pytest.raises(TimeoutError):
                     connection.recv(1)
@@ -166,7 +171,7 @@ class TestTooMuch:
         self, sqlite_api: Api, chunked: bool
     ) -> None:
         size = 16 << 20  # far more than lies in the buffers of a connection
-        head = "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with sqlite_api.connect() as connection:
             if chunked:
                 connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
@@ -177,6 +182,26 @@ class TestTooMuch:
             status, headers, _ = read_answer(connection)
             assert connection.recv(1) == b""  # closed, as it says
         assert (status, headers["connection"]) == (413, "close")
+
+    def test_a_call_that_needs_few_words_takes_no_more(self, sqlite_api: Api) -> None:
+        answer = sqlite_api.http.post("/v1/webhooks", json={"url": PUBLIC_URL, "x" * 65_536: 1})
+        assert_problem(answer, 413, "payload_too_large", "65,536 bytes")
+
+    @pytest.mark.parametrize("size", [1000, 100_000])
+    def test_large_json_is_read_beside_the_event_loop(
+        self, sqlite_api: Api, monkeypatch: pytest.MonkeyPatch, size: int
+    ) -> None:
+        """A million fields take seconds, in which others are answered."""
+        read, loops = submissions._from_json, []
+
+        def watched(body: bytes) -> submissions.Asked:
+            with suppress(RuntimeError):  # there is none in this thread
+                loops.append(asyncio.get_running_loop())
+            return read(body)
+
+        monkeypatch.setattr(submissions, "_from_json", watched)
+        sqlite_api.http.post("/v1/jobs", json={"image": {"base64": "A" * size}})
+        assert len(loops) == (size == 1000)
 
     def test_a_body_of_exactly_the_limit_is_read(self, sqlite_api: Api) -> None:
         limit = sqlite_api.settings.max_body_bytes
@@ -228,7 +253,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(sqlite_api: Api, path: s
     kind = "multipart/form-data; boundary=b"
     with sqlite_api.connect() as connection:
         connection.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
         )
         connection.sendall(b"3\r\n--b\r\n")
     line = eventually(lambda: sqlite_api.lines(message="request", path=path))[0]
@@ -237,12 +262,34 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(sqlite_api: Api, path: s
     assert sqlite_api.count_jobs() == 0
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/batches", "/predict"])
+def test_a_body_that_trickles_in_is_not_waited_for_without_end(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """However small the pauses are, which a timeout of each read would allow."""
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.3)
+    head = "Content-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chunked\r\n"
+    with sqlite_api.connect() as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
+        send_chunks(connection, FILE_PART, len(FILE_PART))
+        connection.settimeout(0.02)
+        answer = b""
+        while not answer:
+            connection.sendall(b"1\r\nx\r\n")
+            with suppress(TimeoutError):
+                answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"too_slow" in answer
+    assert b"\r\nconnection: close\r\n" in answer.lower()
+    assert not sqlite_api.lines(level="ERROR")
+
+
 def test_a_slow_body_is_waited_for(sqlite_api: Api) -> None:
     """Half of it, a pause in which others are served, then the rest."""
     body = json.dumps({"image": {"url": PUBLIC_URL}}).encode()
     with sqlite_api.connect() as connection:
         connection.sendall(
-            b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             + f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body[:10]
         )

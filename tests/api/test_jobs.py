@@ -282,6 +282,9 @@ class TestImage:
         assert answer.headers["content-type"] == "image/jpeg"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        # Whatever a browser takes a stranger's bytes for, it runs nothing.
+        assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+        assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["etag"] == f'"{hashlib.sha256(PHOTO).hexdigest()}"'
         again = api.http.get(job["links"]["image"], headers={"If-None-Match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
-from core.jobs.tables import Batch, WebhookDelivery, WebhookEndpoint
+from core.jobs.tables import Batch, IdempotencyKey, WebhookDelivery, WebhookEndpoint
 from tests.api.conftest import PHOTO, assert_problem, serving, settings_for
 from tests.api.key_holders import TwoOwners
 
@@ -124,11 +124,33 @@ def refusal(client: httpx.Client, method: str, template: str, names: dict[str, s
     return document
 
 
-def test_waiting_for_anothers_job_does_not_tell_that_it_is_there(owners: TwoOwners) -> None:
-    job = owners.as_alice.post("/v1/jobs", files={"file": PHOTO}).json()["id"]
+@pytest.mark.parametrize(("path", "field"), [("/v1/jobs", "file"), ("/v1/batches", "files")])
+def test_waiting_for_anothers_does_not_tell_that_it_is_there(
+    owners: TwoOwners, path: str, field: str
+) -> None:
+    made = owners.as_alice.post(path, files={field: PHOTO}).json()["links"]["self"]
     # Answered long before the 60 s: the client's own limit is shorter.
-    answer = owners.as_bob.get(f"/v1/jobs/{job}", params={"wait": 60}, timeout=20)
-    assert_problem(answer, 404)
+    for news in ({}, {"after": 0}):
+        answer = owners.as_bob.get(made, params={"wait": 60} | news, timeout=20)
+        assert_problem(answer, 404)
+
+
+def test_anothers_idempotency_key_is_as_if_it_were_not_used(owners: TwoOwners) -> None:
+    """Neither the same request nor another one tells that somebody has used it."""
+    key = {"Idempotency-Key": "1"}
+    for path, field, fields in (
+        ("/v1/jobs", "file", {}),
+        ("/v1/jobs", "file", {"custom_id": "2"}),
+        ("/v1/batches", "files", {}),
+    ):
+        with owners.api.database.write() as session:
+            session.execute(delete(IdempotencyKey))
+        theirs = owners.as_alice.post(path, files={field: PHOTO}, headers=key)
+        own = owners.as_bob.post(path, files={field: PHOTO}, data=fields, headers=key)
+        assert (theirs.status_code, own.status_code) == (202, 202)
+        assert own.json()["id"] != theirs.json()["id"]
+        assert "Idempotent-Replayed" not in own.headers
+        assert_problem(owners.as_bob.get(theirs.json()["links"]["self"]), 404)
 
 
 def test_a_canceled_job_is_the_owners_doing(owners: TwoOwners) -> None:

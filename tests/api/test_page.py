@@ -84,7 +84,7 @@ def test_the_policy_lets_nothing_in_from_elsewhere(sqlite_api: Api) -> None:
 )
 def test_nothing_else_is_served(sqlite_api: Api, path: str) -> None:
     with sqlite_api.connect() as raw:  # a client library would tidy the path up
-        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        raw.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: raw.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b"urn:pawlens:problem:not_found" in answer

@@ -222,6 +222,13 @@ def test_refused_forms(api: Api, row: str) -> None:
     assert not api.lines(level="ERROR")
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/batches", "/v1/deliveries"])
+def test_a_giant_page(sqlite_api: Api, path: str) -> None:
+    for limit in (0, -1, 101, 10**9):
+        assert_problem(sqlite_api.http.get(path, params={"limit": limit}), 422, "invalid_request", "limit")
+    assert sqlite_api.http.get(path, params={"limit": 100}).status_code == 200
+
+
 def test_a_field_given_twice(sqlite_api: Api) -> None:
     answer = sqlite_api.http.post("/v1/jobs", data={"url": [PUBLIC_URL, PUBLIC_URL]})
     assert_problem(answer, 422, "invalid_request", "url: given more than once")

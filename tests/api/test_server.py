@@ -1,14 +1,147 @@
-"""The end of an API process, as its clients see it."""
+"""What strangers may send before the application hears of it, on raw connections; and a process's end."""
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.api.conftest import serving, settings_for
+from api import server
+from tests.api.conftest import Api, serving, settings_for
+from tests.api.test_bodies import read_answer
+
+GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+ENDLESS = 64 << 20  # more than any sane server keeps
+
+
+def hung_up(connection: socket.socket, beginning: bytes, piece: bytes) -> bool:
+    """Send the piece again and again, and see whether the server takes it all."""
+    connection.sendall(beginning)
+    try:
+        for more in repeat(piece * (65_536 // len(piece)), ENDLESS >> 16):
+            connection.sendall(more)
+    except ConnectionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (b"GET /", b"x"),
+        (GET + b"X: ", b"x"),
+        (GET, b"X: y\r\n"),
+        (GET, b"x"),
+    ],
+    ids=["line", "header", "headers", "header's name"],
+)
+def test_a_head_without_end(sqlite_api: Api, beginning: bytes, piece: bytes) -> None:
+    with sqlite_api.connect() as connection:
+        assert hung_up(connection, beginning, piece)
+        status, headers, body = read_answer(connection)
+    assert (status, headers["content-type"]) == (431, "application/problem+json")
+    problem = json.loads(body)
+    assert problem["code"] == "head_too_large"
+    assert "65,536 bytes" in problem["detail"]
+    assert sqlite_api.http.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (CHUNKED + b"1;", b"x"),
+        (CHUNKED + b"1\r\nx\r\n0\r\nX: ", b"x"),
+        (CHUNKED + b"0\r\n", b"X: y\r\n"),
+        (CHUNKED, b"f"),
+    ],
+    ids=["chunk's extension", "trailer", "trailers", "chunk's length"],
+)
+def test_what_stands_around_a_body_without_end(sqlite_api: Api, beginning: bytes, piece: bytes) -> None:
+    """The application waits for the rest of the body and is told that it never comes."""
+    with sqlite_api.connect() as connection:
+        assert hung_up(connection, beginning, piece)
+    assert sqlite_api.count_jobs() == 0
+    assert sqlite_api.line(message="request", path="/v1/jobs")["status"] == 400
+
+
+def test_a_head_of_many_kilobytes_and_a_large_body_are_taken(sqlite_api: Api) -> None:
+    headers = {f"X-{i}": "x" * 4000 for i in range(12)}
+    assert sqlite_api.http.get("/livez", headers=headers).status_code == 200
+    body = b'{"image": {"url": "https://example.com/1.jpg"}' + b" " * (1 << 20) + b"}"
+    kind = {"Content-Type": "application/json"}
+    for content in (body, iter([body[i : i + 100] for i in range(0, 200_000, 100)] + [body[200_000:]])):
+        assert sqlite_api.http.post("/v1/jobs", content=content, headers=kind).status_code == 202
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET, GET + b"\r\n", GET + b"X: "], ids=repr)
+def test_a_head_that_never_ends_is_not_waited_for(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """Nor is a next request, on a connection that the client keeps open by an empty line."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    with sqlite_api.connect() as connection:
+        connection.sendall(sent)
+        if sent.endswith(b"\r\n\r\n"):
+            assert read_answer(connection)[0] == 200
+            connection.sendall(b"\r\n")
+        assert connection.recv(1) == b""
+
+
+def test_an_answer_that_takes_long_is_no_late_head(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    job = sqlite_api.post_url()["id"]
+    with sqlite_api.connect() as connection:
+        connection.sendall(GET.replace(b"/livez", f"/v1/jobs/{job}?wait=1".encode()) + b"\r\n")
+        assert read_answer(connection)[0] == 200
+
+
+SMUGGLED = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + SMUGGLED,
+        POST + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + SMUGGLED,
+        POST + b"Transfer-Encoding: xchunked\r\nContent-Length: 4\r\n\r\n" + SMUGGLED,
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n" + SMUGGLED,
+        POST + b"Content-Length: 4\r\nContent-Length: 51\r\n\r\n" + SMUGGLED,
+        POST + b"Content-Length: +4\r\n\r\n" + SMUGGLED,
+        POST + b"Content-Length : 4\r\n\r\n" + SMUGGLED,
+        POST + b"X: y\r\n Content-Length: 4\r\n\r\n" + SMUGGLED,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+    ],
+    ids=repr,
+)
+def test_what_a_proxy_might_read_otherwise_is_refused(sqlite_api: Api, request_: bytes) -> None:
+    """Request smuggling (CWE-444) needs two readers who disagree about where a request ends."""
+    with sqlite_api.connect() as connection:
+        connection.sendall(request_)
+        status, headers, body = read_answer(connection)
+        assert (status, headers["connection"]) == (400, "close")
+        assert (headers["content-type"], headers["x-content-type-options"]) == (
+            "application/problem+json",
+            "nosniff",
+        )
+        assert json.loads(body)["code"] == "bad_request"
+        assert connection.recv(1) == b""
+    assert not sqlite_api.lines(message="request", path="/smuggled")
+
+
+def test_nothing_is_upgraded(sqlite_api: Api) -> None:
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    with sqlite_api.connect() as connection:
+        connection.sendall(GET + b"Upgrade: websocket\r\nConnection: Upgrade\r\n" + key + b"\r\n")
+        assert read_answer(connection)[0] == 200
 
 
 def test_an_open_stream_does_not_hold_up_the_end(tmp_path: Path, sqlite_url: str) -> None:

@@ -89,3 +89,15 @@ def test_messages_that_are_none(folder: Path, sqlite_url: str) -> None:
         ids += post_many(service, 5)
         service.start_worker("predict")
         assert at_rest(service, ids) == {JobState.SUCCEEDED: 10}
+
+
+def test_what_nobody_knows_of_any_more_is_told_again(folder: Path, sqlite_url: str) -> None:
+    """The API that told the workers is gone, and so is all that it told. There is the dispatcher."""
+    with running(folder, sqlite_url) as service:
+        eventually(service.workers, what="the API")
+        ids = post_many(service, 5)
+        service.terminate("api")
+        with broker(service) as client:
+            client.flushall()
+        service.start_worker("predict")
+        assert at_rest(service, ids) == {JobState.SUCCEEDED: 5}

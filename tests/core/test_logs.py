@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -77,6 +77,20 @@ def test_text_lines_have_the_same_fields(capsys: pytest.CaptureFixture[str]) -> 
     with log_context(job="job_1"):
         logging.getLogger("x").info("hello", extra={"attempt": 2})
     assert capsys.readouterr().err.endswith(" INFO    api hello  job_id=job_1 attempt=2\n")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_stranger_cannot_write_lines_or_colours(
+    capsys: pytest.CaptureFixture[str], form: Literal["json", "text"]
+) -> None:
+    configure_logging("api", form=form)
+    evil = "x\n12:00:00 ERROR   api stolen\r\x1b[31m\u2028\x85\ud800"
+    logging.getLogger("x").info("said %s", evil, extra={"path": evil})
+    written = capsys.readouterr().err
+    assert written.endswith("\n")
+    assert written[:-1].isprintable()
+    assert len(written.splitlines()) == 1
+    assert written.count("stolen") == 2
 
 
 def test_configuring_twice_writes_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:

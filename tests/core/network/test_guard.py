@@ -146,7 +146,9 @@ def test_the_environment_cannot_add_a_proxy(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{canary.port}")
     with (
-        guarded_client(timeout=5, resolve=lambda _: [PUBLIC]) as client,
+        guarded_client(
+            timeout=5, resolve=lambda host: [PUBLIC] if host == "pictures.example" else [host]
+        ) as client,
         pytest.raises(httpx.ConnectError),
     ):
         client.get("http://pictures.example/")

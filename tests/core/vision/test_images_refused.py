@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -142,14 +143,53 @@ def test_a_progressive_jpeg_with_endless_scans_is_refused() -> None:
         inspect(bomb)
 
 
-def test_a_million_fill_bytes_are_read_once() -> None:
-    """They are allowed before a marker (ITU-T T.81, B.1.1.2). Tried anew from each of them, the second kind,
-    which ends in no marker, would take hours."""
+def test_a_million_fill_bytes_behind_the_pixels_are_read_once() -> None:
+    """They are allowed before a marker (ITU-T T.81, B.1.1.2), and here none follows. Tried anew from each of
+    them, they would take hours."""
     plain = encoded(photo(), "JPEG")
-    frame = plain.index(b"\xff\xc0")
     fill = b"\xff" * 1_000_000
-    assert inspect(plain[:frame] + fill + plain[frame:]) == inspect(plain)
     assert inspect(plain[:-2] + fill + b"\0" + plain[-2:]) == inspect(plain)
+
+
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
+def test_a_side_that_is_too_long_is_refused(size: tuple[int, int]) -> None:
+    """Its pixels are few, but each row is an allocation of its own: 25 million of them took 3 GB."""
+    with pytest.raises(InvalidImage, match="65,535 at most"):
+        inspect(encoded(Image.new("L", size), "PNG"))
+    longest = (min(size[0], 65_535), min(size[1], 65_535))
+    assert inspect(encoded(Image.new("L", longest), "PNG")).height == longest[1]
+
+
+SMALL_JPEG = encoded(Image.new("L", (8, 8)), "JPEG")
+
+
+MILLIONS: dict[str, Callable[[], bytes]] = {
+    "fill": lambda: b"\xff\xd8" + b"\xff" * 19_000_000,
+    "stuffing": lambda: b"\xff\xd8" + b"\xff\x00" * 9_000_000,
+    "fill before a picture": lambda: b"\xff\xd8" + b"\xff" * 19_000_000 + SMALL_JPEG[2:],
+    "zeros before a picture": lambda: b"\xff\xd8\xff\x01" + bytes(19_000_000) + SMALL_JPEG[2:],
+    "segments": lambda: b"\xff\xd8" + b"\xff\xe2\0\2" * 4_500_000 + SMALL_JPEG[2:],
+    "comments": lambda: b"\xff\xd8" + b"\xff\xfe\0\2" * 4_500_000,
+    "chunks": lambda: png_with(png_chunk(b"abCd", b"") * 1_600_000),
+    "texts": lambda: png_with(png_chunk(b"tEXt", b"a\0b") * 1_200_000),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", MILLIONS)
+def test_millions_of_empty_pieces_are_refused_before_they_are_walked_through(kind: str) -> None:
+    """Each kept a core busy for ten seconds to hours, in the API and with Python's lock in its hand."""
+    data = MILLIONS[kind]()
+    for function in (inspect, decode):
+        with pytest.raises(InvalidImage, match=r"more than|no pixels"):
+            function(data)
+
+
+def test_many_pieces_are_no_fault() -> None:
+    """As of a PNG that was streamed in small chunks, and a JPEG with a long profile and some padding."""
+    pieces = b"\xff\xe2" + struct.pack(">H", 16) + bytes(14)
+    assert inspect(SMALL_JPEG[:2] + pieces * 1500 + b"\xff" * 1000 + SMALL_JPEG[2:]).width == 8
+    assert inspect(png_with(png_chunk(b"abCd", b"") * 10_000)).width == 8
 
 
 def test_threads_may_decode_at_once_with_different_limits() -> None:
