@@ -99,7 +99,7 @@ def test_what_is_traced_serves_every_number_of_pictures(
     assert engine.forward is not before
     with monkeypatch.context() as without_fused_operators:
         # On a CPU the network as it is uses them; what was traced has torch's own.
-        without_fused_operators.setattr(folding, "_convolve", None)
+        without_fused_operators.setattr(folding.FoldedConvolution, "fused", None)
         for count in (1, 2, 5, 9):
             torch.testing.assert_close(engine.logits(batch[:count]), expected[:count], rtol=0, atol=0.05)
     # Pictures that it was not traced for are answered by the network as it is.
