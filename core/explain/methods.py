@@ -22,7 +22,7 @@ from core.explain.options import (
 from core.explain.windows import Windows
 
 # Gradients until Integrated Gradients converges at its default tolerance: the median of the example photos.
-TYPICAL_EVALUATIONS = 21
+TYPICAL_EVALUATIONS = 33
 # Gradients that bfloat16 may take at most. Where it converged at all it took 69 or fewer; with more it is
 # kept from converging by its own rounding, and no number of segments helps.
 FAST_EVALUATIONS = 96

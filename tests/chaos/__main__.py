@@ -76,7 +76,7 @@ def show(report: Report, console: Console) -> None:
     refused = ", ".join(f"{count} {why}" for why, count in report.refused.items()) or "none"
     left = ", ".join(f"{count} {what}" for what, count in report.left.items())
     console.print(f"{ends} in {report.seconds:.0f} s. Requests sent again: {refused}. Left: {left}.")
-    for violation in report.violations[:50]:
+    for violation in [*report.violations[:50], *report.grown]:
         console.print(f"[red]{violation}")
 
 

@@ -43,6 +43,11 @@ class Row:
     seconds: list[float] = field(default_factory=list)
 
 
+# What a part may hold more at the end than at the beginning: pools fill up to their sizes, and allocators keep
+# what they needed once. Whatever leaked with each of 10,000 jobs, or with each of their requests, would be more.
+ROOM = {"MiB": 64.0, "connections": 32.0, "files": 64.0}
+
+
 @dataclass
 class Report:
     rows: list[Row]
@@ -57,7 +62,19 @@ class Report:
     @property
     def is_good(self) -> bool:
         lost = sum(row.lost + row.doubled for row in self.rows)
-        return not lost and not self.violations and not any(self.left.values()) and len(self.ends) == 1
+        wrong = lost or self.violations or any(self.left.values()) or self.grown
+        return not wrong and len(self.ends) == 1
+
+    @property
+    def grown(self) -> list[str]:
+        """Which part holds more of what than it had and has :data:`ROOM` for."""
+        return [
+            f"{name}: {what} grew from {before[what]:.0f} to {self.after[name][what]:.0f}"
+            for name, before in self.before.items()
+            if name in self.after
+            for what, room in ROOM.items()
+            if self.after[name][what] > before[what] + room
+        ]
 
 
 def all_told(database: Database) -> bool:
