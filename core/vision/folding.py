@@ -27,65 +27,100 @@ from core.vision.threads import one_thread
 
 
 class FoldedConvolution(nn.Conv2d):
-    """A convolution whose weights do BatchNorm's work too."""
+    """A convolution whose weights do BatchNorm's work too.
+
+    bfloat16 weights are kept a second time, in the order in which AMX reads them. It would be made in every
+    call otherwise, which for a single picture takes as long as half of the network.
+    """
 
     _packed: tuple[int, Tensor] | None = None  # the weights as they were at this version
+    _packed_back: tuple[int, Tensor] | None = None  # the same for the way back
 
     def fused(self, x: Tensor, after: str = "relu") -> Tensor:
         """With ``after`` applied to the result."""
-        found: Tensor = torch.ops.mkldnn._convolution_pointwise(x, *self._arguments, after, [], "")
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self._weights, self.bias, *self._shape, after, [], ""
+        )
         return found
 
     def fused_sum(self, x: Tensor, other: Tensor, *, overwrite: bool) -> Tensor:
         """relu(other + what comes of ``x``). Written over ``other`` it takes a fifth off a forward pass."""
         found: Tensor
+        arguments = (self._weights, self.bias, *self._shape, "add", 1, "relu", [], "")
         if overwrite:
-            found = torch.ops.mkldnn._convolution_pointwise_.binary(
-                other, x, *self._arguments, "add", 1, "relu", [], ""
+            found = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *arguments)
+        else:
+            found = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *arguments)
+        return found
+
+    def back(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """From the derivative by the output to that by the input ``x``, of which only the shape matters."""
+        found: Tensor
+        if self.stride == (1, 1) and self.weight.dtype == torch.bfloat16:
+            # A convolution that keeps the size is turned back by another one, with the kernels mirrored.
+            version = self.weight._version
+            if self._packed_back is None or self._packed_back[0] != version:
+                mirrored = self.weight.transpose(0, 1).flip(2, 3)
+                self._packed_back = version, _packed(mirrored, self._shape)
+            found = torch.ops.mkldnn._convolution_pointwise(
+                gradient, self._packed_back[1], None, *self._shape, "none", [], ""
             )
         else:
-            found = torch.ops.mkldnn._convolution_pointwise.binary(
-                x, other, *self._arguments, "add", 1, "relu", [], ""
-            )
+            padding, stride, dilation, groups = self._shape
+            shape = stride, padding, dilation, False, [0, 0], groups
+            wanted = [True, False, False]
+            found, _, _ = torch.ops.aten.convolution_backward(gradient, x, self.weight, None, *shape, wanted)
         return found
 
     @property
-    def _arguments(self) -> tuple[Any, ...]:
-        shape = self.padding, self.stride, self.dilation, self.groups
+    def _weights(self) -> Tensor:
         if self.weight.dtype != torch.bfloat16:
-            return self.weight, self.bias, *shape
-        # In the order in which AMX reads them. It would be made in every call otherwise, which for a single
-        # picture takes as long as half of the network.
+            return self.weight
         version = self.weight._version
         if self._packed is None or self._packed[0] != version:
-            self._packed = version, torch.ops.mkldnn._reorder_convolution_weight(self.weight, *shape)
-        return self._packed[1], self.bias, *shape
+            self._packed = version, _packed(self.weight, self._shape)
+        return self._packed[1]
+
+    @property
+    def _shape(self) -> tuple[Any, ...]:
+        return self.padding, self.stride, self.dilation, self.groups
+
+
+def _packed(weights: Tensor, shape: tuple[Any, ...]) -> Tensor:
+    plain = weights.detach().contiguous(memory_format=torch.channels_last)
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *shape)
+    return packed
 
 
 class FoldedBottleneck(Bottleneck):
     """A block without BatchNorm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._fused(x, keep=True) if _fusible(x) else super().forward(x)
+        return self._fused(x, keep=True)[-1] if fusible(x) else super().forward(x)
 
     def consume(self, x: Tensor) -> Tensor:
         """The same, faster; ``x`` may be overwritten."""
-        return self._fused(x, keep=False) if _fusible(x) else super().forward(x)
+        return self._fused(x, keep=False)[-1] if fusible(x) else super().forward(x)
 
-    def _fused(self, x: Tensor, *, keep: bool) -> Tensor:
+    def outputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes of each of the three convolutions, after its ReLU. ``x`` must be :func:`fusible`."""
+        return self._fused(x, keep=True)
+
+    def _fused(self, x: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
         shortcut = x
         if self.downsample is not None:
             shortcut = cast(FoldedConvolution, self.downsample[0]).fused(x, "none")
         conv1, conv2, conv3 = (cast(FoldedConvolution, c) for c in (self.conv1, self.conv2, self.conv3))
-        overwrite = not keep or shortcut is not x
-        return conv3.fused_sum(conv2.fused(conv1.fused(x)), shortcut, overwrite=overwrite)
+        first = conv1.fused(x)
+        second = conv2.fused(first)
+        return first, second, conv3.fused_sum(second, shortcut, overwrite=not keep or shortcut is not x)
 
 
 class FoldedResNet(ResNet):
     """A network without BatchNorm; :func:`fold_batchnorm` makes it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _fusible(x):
+        if not fusible(x):
             return super().forward(x)
         x = self.stem(x)
         for _, block in self.blocks():
@@ -93,7 +128,7 @@ class FoldedResNet(ResNet):
         return self.head(x)
 
     def stem(self, x: Tensor) -> Tensor:
-        if not _fusible(x):
+        if not fusible(x):
             return super().stem(x)
         return F.max_pool2d(cast(FoldedConvolution, self.conv1).fused(x), 3, stride=2, padding=1)
 
@@ -127,7 +162,7 @@ def fold_batchnorm(network: ResNet, dtype: torch.dtype | None = None) -> FoldedR
     return cast(FoldedResNet, folded)
 
 
-def _fusible(x: Tensor) -> bool:
+def fusible(x: Tensor) -> bool:
     """Whether oneDNN's fused operators can take the place of torch's own for ``x``."""
     if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False

@@ -43,8 +43,8 @@ class Row:
     seconds: list[float] = field(default_factory=list)
 
 
-# What a part may hold more at the end than at the beginning: pools fill up to their sizes, and allocators keep
-# what they needed once. Whatever leaked with each of 10,000 jobs, or with each of their requests, would be more.
+# What a part may hold more at the end than at first: pools fill up to their sizes, and allocators keep what
+# they needed once. Whatever leaked with each of 10,000 jobs, or of their requests, would be more.
 ROOM = {"MiB": 64.0, "connections": 32.0, "files": 64.0}
 
 
