@@ -1,6 +1,6 @@
 """Waking the requests that wait for a job or a batch, with one small query for all of them.
 
-Every 50 ms at most, and only while somebody waits, one task reads the newest event number of all that is
+Every 20 ms at most, and only while somebody waits, one task reads the newest event number of all that is
 watched. A thousand waiting clients cost what one costs.
 """
 
@@ -21,7 +21,7 @@ from core.jobs import queries
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.02
 
 
 class Watcher:

@@ -15,6 +15,7 @@ from tests.benchmarks.report import Times
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _SIDE = 2048
+_FUSED = (torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_)
 
 
 class Work(TorchDispatchMode):
@@ -30,9 +31,13 @@ class Work(TorchDispatchMode):
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
-        if packet is torch.ops.mkldnn._convolution_pointwise:  # the fused ones of core.vision.folding
-            weight = args[2 if func._overloadname == "binary" else 1]
-            self._add(args[0], "forward", conv_flop_count(list(args[0].shape), weight.shape, out.shape))
+        if packet in _FUSED:  # those of core.vision.folding
+            # (x, weight, bias, ...), (x, other, weight, bias, ...), in place (other, x, weight, bias, ...)
+            x = args[1 if packet is torch.ops.mkldnn._convolution_pointwise_ else 0]
+            weight, bias = args[2:4] if func._overloadname == "binary" else args[1:3]
+            # Folded convolutions have a bias. Without one it is the way back, a convolution mirrored.
+            phase = "gradient" if bias is None else "forward"
+            self._add(x, phase, conv_flop_count(list(x.shape), weight.shape, out.shape))
         elif (count := flop_registry.get(packet)) is not None:
             phase = "gradient" if "backward" in packet.__name__ else "forward"
             first = next(tensor for tensor in args if isinstance(tensor, torch.Tensor))
