@@ -21,7 +21,7 @@ def test_fused_and_mirrored_convolutions_count_as_much_as_plain_ones() -> None:
         pictures = x.clone().requires_grad_(True)
         torch.autograd.grad(of_first_class(network(pictures)).sum(), pictures)
 
-    with torch.inference_mode():
+    with torch.no_grad():
         plain, fused = work_of(lambda: network(x)), work_of(lambda: folded(x.bfloat16()))
     assert abs(fused["bf16", "forward"] / plain["fp32", "forward"] - 1) < 0.001  # the classifier is float32
     whole, by_hand = (
