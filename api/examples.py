@@ -29,10 +29,10 @@ JOB: dict[str, Any] = {
     "source_url": None,
     "model": {
         "name": "resnet101-cat-dog",
-        "version": "1",
-        "digest": "c871c47583e9cbba2c8a52b5bc617fb69007409727c9a2a29190d4c1b7f0e635",
+        "version": "1.0",
+        "digest": "e0cb98e1e1e3551c4eed4bce6ee8f7fa6741ed8f087ae0d94db5f8165cda18fb",
     },
-    "prediction": {"label": "cat", "scores": {"cat": 0.969, "dog": 0.031}, "margin": 3.44},
+    "prediction": {"label": "cat", "scores": {"cat": 0.998, "dog": 0.002}, "margin": 4.74},
     "timings": {"queued_ms": 12.1, "decode_ms": 3.2, "inference_ms": 41.7, "batch_size": 1},
     "methods": [],
     "progress": {"done": 1, "total": 1},
