@@ -43,11 +43,8 @@ function answer(job, model) {
         );
       }),
     ),
-    el(
-      "p",
-      { class: "hint" },
-      `Margin ${signed(margin)} log-odds${odds(sorted)}. ${isCalibrated ? CALIBRATED : UNCALIBRATED}`,
-    ),
+    el("p", { class: "hint" }, `${odds(sorted)} ${isCalibrated ? CALIBRATED : UNCALIBRATED}`),
+    el("p", { class: "hint" }, `Margin${isCalibrated ? " before calibration" : ""}: ${signed(margin)} log-odds.`),
     el("details", { class: "hint" }, el("summary", {}, "What are log-odds?"), el("p", {}, LOG_ODDS)),
     job.error && refusal(job.error),
   );
@@ -55,7 +52,7 @@ function answer(job, model) {
 
 /** By how much the first answer is likelier than the second, in words. */
 function odds([[first, share], [second, rest] = []]) {
-  return rest > 0 ? `: ${first} is ${number(share / rest)} times as likely as ${second}` : "";
+  return rest > 0 ? `By these, ${first} is ${number(share / rest)} times as likely as ${second}.` : "";
 }
 
 function sureness(score) {
