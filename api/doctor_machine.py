@@ -23,9 +23,6 @@ PREFIX = "PAWLENS_"
 OTHER_VARIABLES = frozenset({"CONFIG", "SERVER", "API_KEY", "WORKER_QUEUE", "WORKER_ID"})
 """Variables that mean something and are no settings."""
 
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-"""Where a package is imported under another name than its own."""
-
 
 def python(_: Settings) -> Iterator[Finding]:
     running = ".".join(map(str, sys.version_info[:3]))
@@ -60,12 +57,23 @@ def packages(_: Settings) -> Iterator[Finding]:
 
 def required_packages() -> list[str]:
     """The import names of what Pawlens depends on, on this platform, without the development tools."""
+    provided: dict[str, list[str]] = {}
+    for module, packages in metadata.packages_distributions().items():
+        for package in packages:
+            provided.setdefault(_canonical(package), []).append(module)
     names = []
     for requirement in metadata.requires("pawlens") or ():
         name, marker = re.match(r"[A-Za-z0-9._-]+", requirement), requirement.partition(";")[2]
         if name and "extra" not in marker and not ("win32" in marker and sys.platform == "win32"):
-            names.append(IMPORT_NAMES.get(name[0].lower(), name[0].replace("-", "_")))
+            own = _canonical(name[0])
+            # Most are imported under their own name; Pillow is PIL, and zipstream-ng is zipstream.
+            others = [module for module in provided.get(own, ()) if not module.startswith("_")]
+            names += [own] if own in others or not others else others
     return names
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def environment(_: Settings) -> Iterator[Finding]:

@@ -56,6 +56,11 @@ def test_required_packages_are_those_of_the_project() -> None:
     assert "pytest" not in names
 
 
+def test_this_installation_lacks_none(settings: Settings) -> None:
+    """Whatever the packages are called: Pillow is imported as PIL, zipstream-ng as zipstream."""
+    assert only(doctor_machine.packages, settings).level == "ok"
+
+
 def test_packages_that_cannot_be_imported_are_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
