@@ -201,7 +201,7 @@ class Training:
         return metrics.brief(torch.cat(logits).numpy(), validation.targets.numpy())
 
     def _end_epoch(self, stage: Stage, found: dict[str, float] | None) -> None:
-        """``found``: what validation has measured; None where it is not due, nor is a checkpoint then."""
+        """``found``: what validation has measured; None where it is not due. It comes with a checkpoint."""
         state, position, totals = self.state, self.state.position, self.state.totals
         epoch = {
             "stage": position.stage,

@@ -7,16 +7,16 @@ Jacob et al. (2018), https://arxiv.org/abs/1712.05877, section 3.2.
 
 What then follows each convolution, ReLU or the sum with the shortcut and ReLU, is done by oneDNN while the
 results are still in a register: https://uxlfoundation.github.io/oneDNN/dev_guide_attributes_post_ops.html.
-These are the operators that torch.compile would call, without a compiler; they know no gradient, so that
-where one is wanted the network runs as usual. In float32 the logits differ by rounding alone (6e-8 at most
-was seen).
+These are the operators that torch.compile would call, without a compiler; autograd does not know them, so
+that where it records the network runs as usual (:mod:`core.vision.backward` does without it). In float32 the
+logits differ by rounding alone (6e-8 at most was seen).
 """
 
 from __future__ import annotations
 
 import copy
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
@@ -26,15 +26,23 @@ from core.vision.resnet import Bottleneck, ResNet
 from core.vision.threads import one_thread
 
 
+class _Packed(NamedTuple):
+    """``version``: the convolution's own weights when these were made of them."""
+
+    version: int
+    weights: Tensor
+
+
 class FoldedConvolution(nn.Conv2d):
     """A convolution whose weights do BatchNorm's work too.
 
-    bfloat16 weights are kept a second time, in the order in which AMX reads them. It would be made in every
-    call otherwise, which for a single picture takes as long as half of the network.
+    bfloat16 weights are kept a second time, in the order in which AMX reads them, and a third time for the
+    way back, once it is wanted. They would be made in every call otherwise, which for a single picture takes
+    as long as half of the network.
     """
 
-    _packed: tuple[int, Tensor] | None = None  # the weights as they were at this version
-    _packed_back: tuple[int, Tensor] | None = None  # the same for the way back
+    _ahead: _Packed | None = None
+    _back: _Packed | None = None
 
     def fused(self, x: Tensor, after: str = "relu") -> Tensor:
         """With ``after`` applied to the result."""
@@ -58,12 +66,10 @@ class FoldedConvolution(nn.Conv2d):
         found: Tensor
         if self.stride == (1, 1) and self.weight.dtype == torch.bfloat16:
             # A convolution that keeps the size is turned back by another one, with the kernels mirrored.
-            version = self.weight._version
-            if self._packed_back is None or self._packed_back[0] != version:
-                mirrored = self.weight.transpose(0, 1).flip(2, 3)
-                self._packed_back = version, _packed(mirrored, self._shape)
+            if self._back is None or self._back.version != self.weight._version:
+                self._back = self._packed(self.weight.transpose(0, 1).flip(2, 3))
             found = torch.ops.mkldnn._convolution_pointwise(
-                gradient, self._packed_back[1], None, *self._shape, "none", [], ""
+                gradient, self._back.weights, None, *self._shape, "none", [], ""
             )
         else:
             padding, stride, dilation, groups = self._shape
@@ -76,20 +82,18 @@ class FoldedConvolution(nn.Conv2d):
     def _weights(self) -> Tensor:
         if self.weight.dtype != torch.bfloat16:
             return self.weight
-        version = self.weight._version
-        if self._packed is None or self._packed[0] != version:
-            self._packed = version, _packed(self.weight, self._shape)
-        return self._packed[1]
+        if self._ahead is None or self._ahead.version != self.weight._version:
+            self._ahead = self._packed(self.weight)
+        return self._ahead.weights
 
     @property
     def _shape(self) -> tuple[Any, ...]:
         return self.padding, self.stride, self.dilation, self.groups
 
-
-def _packed(weights: Tensor, shape: tuple[Any, ...]) -> Tensor:
-    plain = weights.detach().contiguous(memory_format=torch.channels_last)
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(plain, *shape)
-    return packed
+    def _packed(self, weights: Tensor) -> _Packed:
+        plain = weights.detach().contiguous(memory_format=torch.channels_last)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(plain, *self._shape)
+        return _Packed(self.weight._version, packed)
 
 
 class FoldedBottleneck(Bottleneck):
