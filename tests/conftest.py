@@ -19,6 +19,12 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+if _processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Before torch is imported, which a folder's conftest.py does ahead of every hook. Threads that wait at
+    # every step for one whose processor another test has taken made two processes on two cores six times
+    # slower than one thread in each; and sums are compared, to the last bit, with those of other processes.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(_processes))))
+
 from core.database import Database
 from tests.databases import PostgresServer, TestRun, sqlite_template
 
@@ -48,10 +54,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing | No
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-        # Before torch is imported. Threads that wait at every step for one whose processor another test has
-        # taken made two processes on two cores six times slower than one thread in each.
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
     config.stash[_RUN] = TestRun()
 
 

@@ -8,6 +8,7 @@ from core.vision.backward import value_and_gradient
 from core.vision.folding import FoldedResNet, fold_batchnorm
 from core.vision.manifest import StrideOn
 from core.vision.resnet import ResNet
+from tests.machine import needs_fused_bfloat16
 
 from .conftest import randomise
 
@@ -44,11 +45,15 @@ def test_it_is_autograd_s(stride_on: StrideOn) -> None:
     values, gradient = value_and_gradient(network, x, score)
     expected = by_autograd(network, x)
     torch.testing.assert_close(values, expected[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gradient, expected[1], rtol=1e-3, atol=1e-5 * float(expected[1].abs().max()))
+    errors = (gradient - expected[1]).flatten(1).norm(dim=1) / expected[1].flatten(1).norm(dim=1)
+    assert errors.median() < 1e-5
+    # A ReLU whose input is zero up to rounding may be open here and shut there.
+    assert errors.max() < 0.02
     assert torch.equal(x, before)
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@needs_fused_bfloat16
 def test_in_bfloat16_it_is_as_near_to_float32_as_autograd_is() -> None:
     exact = by_autograd(folded(torch.float32), pictures(torch.float32))[1]
     network, x = folded(torch.bfloat16), pictures(torch.float32).bfloat16()
@@ -72,6 +77,7 @@ def test_each_picture_has_its_own() -> None:
         torch.testing.assert_close(alone[1][0], together[1][index], rtol=1e-4, atol=1e-5 * scale)
 
 
+@needs_fused_bfloat16
 def test_it_follows_the_weights() -> None:
     network, x = folded(torch.bfloat16), pictures(torch.bfloat16)
     before = value_and_gradient(network, x, score)[1]
