@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
@@ -19,7 +19,6 @@ from api.middleware import CORRELATION_HEADER, LimitedBody, Observed
 from api.routes import batches, events, jobs, legacy, page, service, webhooks
 from api.service import Service
 from api.submissions import SMALL_BODY_BYTES
-from core.errors import InvalidRequest
 from core.logs import configure_logging
 from core.settings import Settings
 
@@ -56,8 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        dependencies=[Depends(_refuse_nul)],
     )
+    app.include_router(jobs.direct)
     for routes in (jobs, events, batches, webhooks, service, legacy, page):
         app.include_router(routes.router)
 
@@ -89,9 +88,3 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(Observed)
     return app
-
-
-async def _refuse_nul(request: Request) -> None:
-    """No id or name has this character, and PostgreSQL answers a comparison with it by an error."""
-    if "\0" in request.url.path or b"%00" in request.scope["query_string"]:
-        raise InvalidRequest("The path or the query has a NUL character (%00); nothing here is named so.")

@@ -24,7 +24,7 @@ from api import origins
 from api.problems import problem_response
 from core import keys
 from core.database import Database
-from core.errors import PawlensError
+from core.errors import InvalidRequest, PawlensError
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ class Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._needs_a_caller(scope["path"]):
             try:
+                _refuse_nul(scope)
                 caller = await self._identify(scope)
             except PawlensError as refusal:
                 await problem_response(refusal, scope["path"])(scope, receive, send)
@@ -168,11 +169,17 @@ class Guarded:
         return Caller(key.id, key.id, key.rate_per_second)
 
 
-async def _owner(request: Request) -> str | None:
+def _refuse_nul(scope: Scope) -> None:
+    """No id or name has this character, and PostgreSQL answers a comparison with it by an error."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise InvalidRequest("The path or the query has a NUL character (%00); nothing here is named so.")
+
+
+async def owner_of(request: Request) -> str | None:
     # An endpoint that asks for the owner outside of the protected paths is a mistake, and fails here.
     caller: Caller = request.state.caller
     return caller.owner
 
 
-OwnerDep = Annotated[str | None, Depends(_owner)]
+OwnerDep = Annotated[str | None, Depends(owner_of)]
 """Whose things an endpoint may show and change; None is everybody's, where the service is open."""

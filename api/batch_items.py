@@ -17,8 +17,9 @@ from api.batch_given import Given, checked_url, printable, refused
 from api.batch_manifest import from_manifest
 from api.batch_schemas import BatchFields, BatchForm, BatchItem, BatchRequest
 from api.batch_upload import Part, Upload, receive
+from api.forms import Limits
 from api.problems import from_validation
-from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS, decode_base64
+from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS, decode_base64, media_type_of
 from core.errors import (
     BadRequest,
     InvalidRequest,
@@ -54,18 +55,13 @@ async def read_batch(request: Request, settings: Settings) -> AskedBatch:
         UnsupportedMediaType: the body is neither a form nor JSON.
         StorageFull: there is no room for it.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type_of(request)
     try:
         if kind == "application/json":
             body = await _small_body(request, settings)
             asked = await to_thread.run_sync(_from_json, body, settings)
         elif kind == "multipart/form-data":
-            upload = await receive(
-                request,
-                max_files=settings.max_batch_items,
-                max_fields=MAX_FIELDS,
-                max_field_bytes=MAX_FIELD_BYTES,
-            )
+            upload = await receive(request, Limits(settings.max_batch_items, MAX_FIELDS, MAX_FIELD_BYTES))
             try:
                 asked = await to_thread.run_sync(_from_form, upload, settings)
             except BaseException:

@@ -21,6 +21,13 @@ DESCRIPTION = (
     "24 hours, the same request with the same key makes nothing a second time: the answer is what the first "
     "one made, as it is then, with `Idempotent-Replayed: true`. Another request with the key is refused: 422."
 )
+PARAMETER: dict[str, Any] = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": DESCRIPTION,
+    "schema": {"type": "string"},
+}
 Key = Annotated[str | None, Header(alias=HEADER, description=DESCRIPTION)]
 """For the documentation; the header is read by :func:`of`."""
 ANSWER_HEADERS: dict[str, Any] = {

@@ -10,9 +10,9 @@ from typing import Any
 
 from anyio import to_thread
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
+from api.forms import FileHead, InMemory, Limits, read_multipart
 from api.job_fields import JobFields, JobForm, JobRequest
 from api.problems import from_validation
 from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, UrlBlocked
@@ -48,7 +48,7 @@ async def read_job(request: Request, settings: Settings) -> Asked:
         PayloadTooLarge: the picture is over the limit.
         UnsupportedMediaType: the body is neither a form nor JSON.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type_of(request)
     try:
         if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
             asked = await _read_form(request, settings)
@@ -69,6 +69,11 @@ async def read_job(request: Request, settings: Settings) -> Asked:
     return asked
 
 
+def media_type_of(request: Request) -> str:
+    """Of the body, without its parameters; empty if it is not declared."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def asked_methods(methods: list[str]) -> tuple[str, ...]:
     """The methods in the order asked for, each once; ``all`` stands for every one."""
     unknown = [name[:40] for name in methods if name not in METHODS and name != "all"]
@@ -81,35 +86,58 @@ def asked_methods(methods: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-async def read_upload(request: Request, settings: Settings) -> tuple[FormData, bytes | None, str | None]:
-    """The form, and the bytes and name of its one file, if it has one."""
-    try:
-        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    except ValueError as error:  # by a codec that Content-Type names: Python has some that refuse everything
-        raise BadRequest("The form's text cannot be read in its charset. Send it as UTF-8.") from error
-    try:
-        upload = form.get("file")
-        if not isinstance(upload, UploadFile):
-            return form, None, None
-        data = await upload.read(settings.max_image_bytes + 1)
-        _check_length(data, settings)
-        return form, data, _plain_name(upload.filename)
-    finally:
-        await form.close()
+@dataclass(frozen=True)
+class Form:
+    """What a form says: its texts in their order, and its one file, if it has one."""
+
+    texts: list[tuple[str, str]]
+    file: tuple[FileHead, bytes] | None
+
+    def text(self, name: str) -> str | None:
+        """The last value of a field, as with HTML forms; None without one."""
+        return dict(self.texts).get(name)
+
+
+async def read_form(request: Request) -> Form:
+    """Read a form in either of its encodings.
+
+    Raises:
+        BadRequest: it does not parse, or has more than one file, or too much text.
+    """
+    if not media_type_of(request).startswith("multipart/"):
+        sent = await request.form(max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        return Form([(key, value) for key, value in sent.multi_items() if isinstance(value, str)], None)
+    given = InMemory()
+    too_many = BadRequest("The form has more than one file. Send many pictures to /v1/batches.")
+    texts = await read_multipart(
+        request, given, Limits(1, MAX_FIELDS, MAX_FIELD_BYTES), too_many_files=too_many
+    )
+    return Form(texts, given.files[0] if given.files else None)
+
+
+def picture_of(form: Form, settings: Settings) -> tuple[bytes | None, str | None]:
+    """The bytes and the name of the file in the field ``file``, if there is one.
+
+    Raises:
+        PayloadTooLarge: it is over the limit.
+    """
+    if form.file is None or form.file[0].field != "file":
+        return None, None
+    head, data = form.file
+    _check_length(data, settings)
+    return data, _plain_name(head.name)
 
 
 async def _read_form(request: Request, settings: Settings) -> Asked:
-    form, data, name = await read_upload(request, settings)
+    form = await read_form(request)
+    if form.text("file") is not None:
+        raise InvalidRequest("file: send the picture as a file part, with a file name, not as a text field.")
+    if form.file is not None and form.file[0].field != "file":
+        raise InvalidRequest(f"{form.file[0].field[:100]}: this field is text; only 'file' is a file.")
+    data, name = picture_of(form, settings)
     values: dict[str, Any] = {}
-    for key, value in form.multi_items():
-        if key == "file":
-            if isinstance(value, str):
-                raise InvalidRequest(
-                    "file: send the picture as a file part, with a file name, not as a text field."
-                )
-        elif isinstance(value, UploadFile):
-            raise InvalidRequest(f"{key}: this field is text; only 'file' is a file.")
-        elif key in ("methods", "webhook_events"):
+    for key, value in form.texts:
+        if key in ("methods", "webhook_events"):
             values.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
         elif key in values:
             raise InvalidRequest(f"{key}: given more than once.")

@@ -9,21 +9,30 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from api import answers, idempotency
-from api.auth import OwnerDep
+from api.auth import OwnerDep, owner_of
+from api.direct import DirectRoute
 from api.openapi import JOB_BODY, problems
 from api.schemas import Cursor, JobOut, JobPage, Wait, checked_cursor
-from api.service import ServiceDep
+from api.service import ServiceDep, get_service
 from api.submissions import read_job
 from core.jobs import completion, explanations, queries, results, retention, webhooks
 from core.jobs.states import FINAL, JobState, Queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+direct = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DirectRoute)
 
 MAX_WAIT_SECONDS = 60.0
 
 _ARTIFACT = {
     "description": "The file's bytes.",
     "content": {kind: {} for kind in ("image/png", "application/octet-stream", "application/zip")},
+}
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`wait=N` answers with the result if it is there in N seconds.",
+    "schema": {"type": "array", "items": {"type": "string"}},
 }
 _PICTURE = {
     "description": "The picture's bytes.",
@@ -38,11 +47,11 @@ def answer(job: JobOut, status: int = 200, headers: dict[str, str] | None = None
     return answers.shown(body, etag, is_final=job.status in FINAL, status=status, headers=headers)
 
 
-@router.post(
+@direct.post(
     "",
     status_code=202,
     response_model=JobOut,
-    openapi_extra=JOB_BODY,
+    openapi_extra=JOB_BODY | {"parameters": [_PREFER, idempotency.PARAMETER]},
     responses=problems(
         400,
         413,
@@ -58,17 +67,10 @@ def answer(job: JobOut, status: int = 200, headers: dict[str, str] | None = None
         http_202={"description": "Accepted.", "headers": idempotency.ANSWER_HEADERS},
     ),
 )
-async def create_job(
-    request: Request,
-    service: ServiceDep,
-    owner: OwnerDep,
-    prefer: Annotated[
-        list[str] | None, Header(description="`wait=N` answers with the result if it is there in N seconds.")
-    ] = None,
-    _idempotency_key: idempotency.Key = None,
-) -> Response:
+async def create_job(request: Request) -> Response:
     """Post a picture, or the URL of one. The answer comes at once; the job runs in the background."""
-    seconds = _preferred_wait(", ".join(prefer or ()))
+    service, owner = await get_service(request), await owner_of(request)
+    seconds = _preferred_wait(", ".join(request.headers.getlist("prefer")))
     asked = await read_job(request, service.settings)
     job, replayed = await service.accept_once(asked, idempotency.named(request, asked), owner=owner)
     headers = idempotency.headers_of(job.links.self, is_replayed=replayed)

@@ -10,7 +10,6 @@ import base64
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.datastructures import FormData
 
 from api.auth import OwnerDep
 from api.job_fields import JobFields
@@ -18,7 +17,7 @@ from api.openapi import EXPLAIN_BODY, PREDICT_BODY, problems
 from api.schemas import JobOut
 from api.service import Service, ServiceDep
 from api.service_schemas import LegacyExplanation, LegacyPrediction
-from api.submissions import Asked, asked_methods, read_upload
+from api.submissions import Asked, Form, asked_methods, media_type_of, picture_of, read_form
 from core import errors
 from core.errors import BadRequest, Conflict, PawlensError, UnsupportedMediaType
 from core.jobs import queries
@@ -80,8 +79,8 @@ async def predict(request: Request, service: ServiceDep, owner: OwnerDep) -> Leg
 async def predict_advanced(request: Request, service: ServiceDep, owner: OwnerDep) -> LegacyExplanation:
     """Predict and explain one picture and wait for all of it; `what` is `all` or a list of methods."""
     form, asked = await _read(request, service.settings)
-    what = form.get("what") or request.query_params.get("what") or "all"
-    names = [name.strip() for name in str(what).split(",") if name.strip()]
+    what = form.text("what") or request.query_params.get("what") or "all"
+    names = [name.strip() for name in what.split(",") if name.strip()]
     methods = asked_methods([ORIGINAL_NAMES.get(name, name) for name in names])
     asked = Asked(JobFields(methods=list(methods)), asked.data, asked.url, asked.name)
     job = await _run(service, asked, EXPLAIN_WAIT_SECONDS, owner)
@@ -89,13 +88,12 @@ async def predict_advanced(request: Request, service: ServiceDep, owner: OwnerDe
     return LegacyExplanation(**_prediction(job), artifacts=artifacts)
 
 
-async def _read(request: Request, settings: Settings) -> tuple[FormData, Asked]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("multipart/form-data", "application/x-www-form-urlencoded"):
+async def _read(request: Request, settings: Settings) -> tuple[Form, Asked]:
+    if media_type_of(request) not in ("multipart/form-data", "application/x-www-form-urlencoded"):
         raise UnsupportedMediaType("Send multipart/form-data with exactly one of 'file' and 'url'.")
-    form, data, name = await read_upload(request, settings)
-    url = form.get("url")
-    url = url.strip() if isinstance(url, str) and url.strip() else None
+    form = await read_form(request)
+    data, name = picture_of(form, settings)
+    url = (form.text("url") or "").strip() or None
     if (data is None) == (url is None):
         raise BadRequest("Send exactly one of 'file' (a picture) and 'url' (where to download one).")
     if url is not None:
