@@ -18,6 +18,9 @@ from tests.benchmarks.subject import QUIET, SMALLEST
 from tests.processes import Service, running
 
 CLIENTS = 50
+GOAL = 500.0
+"""Posts a second that are to be taken; more are only asked for where the clients do not wait for a turn."""
+AT_GOAL = f"beside a worker, asked for {GOAL:g} a second"
 
 
 def run(quick: bool = False) -> Report:
@@ -27,6 +30,8 @@ def run(quick: bool = False) -> Report:
         running(Path(folder), f"sqlite:///{folder}/pawlens.db", "predict", **QUIET) as service,
     ):
         one = _post(service, 1, seconds)
+        queue.wait_until_empty(service)
+        paced = _post(service, CLIENTS, seconds, GOAL)
         queue.wait_until_empty(service)
         before = queue.jobs(service)
         beside = _post(service, CLIENTS, seconds)
@@ -40,6 +45,7 @@ def run(quick: bool = False) -> Report:
         "clients": CLIENTS,
         "posts": {
             "one client": _figures(one),
+            AT_GOAL: _figures(paced),
             "beside a worker": _figures(beside),
             "no worker running": _figures(alone),
         },
@@ -48,8 +54,8 @@ def run(quick: bool = False) -> Report:
     return Report([_table(figures)], figures)
 
 
-def _post(service: Service, clients: int, seconds: float) -> Load:
-    return drive(service.port, "/v1/jobs", clients, seconds, photos=[SMALLEST], ok=202)
+def _post(service: Service, clients: int, seconds: float, per_second: float | None = None) -> Load:
+    return drive(service.port, "/v1/jobs", clients, seconds, photos=[SMALLEST], ok=202, per_second=per_second)
 
 
 def _figures(load: Load) -> dict[str, float]:

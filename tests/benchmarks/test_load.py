@@ -74,6 +74,15 @@ def test_as_many_at_once_as_there_are_clients_and_every_picture_is_new(receiver:
     assert min(found.seconds) >= 0.05
 
 
+def test_at_a_given_rate_a_request_that_had_to_wait_for_its_turn_is_late(receiver: Receiver) -> None:
+    few = drive(receiver.server_port, "/", 4, 1.0, per_second=20)
+    assert 15 < len(few.seconds) <= 21
+    assert few.percentile(50) < 150
+    many = drive(receiver.server_port, "/", 1, 1.0, per_second=100)  # of which it can answer 20
+    assert many.rate < 21
+    assert many.percentile(50) > 500
+
+
 def test_another_answer_than_expected_is_an_error(receiver: Receiver) -> None:
     receiver.status = 503
     with pytest.raises(AssertionError, match="503"):
