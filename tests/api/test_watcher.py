@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from api import watcher as watcher_module
 from api.watcher import Watcher
 from core.database import Database
 from core.errors import ServiceUnavailable
@@ -105,6 +106,37 @@ def test_many_wait_by_one_query(sqlite_database: Database, monkeypatch: pytest.M
     watching(sqlite_database, scenario)
     assert {claim.job_id for claim in claims} in asked
     assert len(asked) < 100  # three hundred waited
+
+
+def test_the_longer_there_is_no_news_the_less_it_asks_and_a_newcomer_is_looked_after_at_once(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher_module, "MOST_PAUSE", 5.0)
+    monkeypatch.setattr(watcher_module, "SHARE", 2.0)
+    slow, quick = running(sqlite_database), running(sqlite_database)
+    asked: list[float] = []
+    read = queries.event_seqs
+
+    def counted(session: Session, job_ids: Collection[str]) -> dict[str, tuple[int, bool]]:
+        asked.append(time.monotonic())
+        return read(session, job_ids)
+
+    monkeypatch.setattr(queries, "event_seqs", counted)
+
+    async def scenario(watcher: Watcher) -> None:
+        waiting = asyncio.create_task(watcher.wait(slow.job_id, 60))
+        await asyncio.sleep(1.0)
+        assert len(asked) <= 8  # fifty times, if every 20 ms; the next pause is about two seconds long
+        began = time.monotonic()
+        later = asyncio.create_task(watcher.wait(quick.job_id, 60))
+        await asyncio.sleep(0.01)
+        await asyncio.to_thread(succeed, sqlite_database, quick)
+        await later
+        assert time.monotonic() - began < 0.9
+        assert not waiting.done()
+        waiting.cancel()
+
+    watching(sqlite_database, scenario)
 
 
 def test_while_nobody_waits_nothing_is_asked(
