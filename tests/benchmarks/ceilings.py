@@ -43,7 +43,7 @@ def run(quick: bool = False) -> Report:
                 "depth": {depth: _at_depth(new(), depth) for depth in depths},
                 "workers": {crew: _with_workers(new(), crew, items) for crew in crews},
                 "size": {size: _of_size(new(), size) for size in sizes},
-                "whole path of a batch": _whole_path(new, 300 if quick else 2000),
+                "whole path of a batch": _whole_path(new, 1000 if quick else 2000),
             }
     tables = [_rates(figures), _growth(figures, "depth", "jobs waiting")]
     tables += [_growth(figures, "workers", "workers"), _growth(figures, "size", "items in the batch")]
