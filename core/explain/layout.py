@@ -11,7 +11,6 @@ on every machine.
 from __future__ import annotations
 
 # ruff: noqa: RUF001, RUF002 - minus and times are set as what they are, not as hyphen and x
-import io
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -198,14 +197,3 @@ def page(blocks: Sequence[Image.Image], gap: int = 30) -> Image.Image:
     whole = blank(WIDTH + 2 * MARGIN, body.height + 2 * MARGIN)
     whole.paste(body, (MARGIN, MARGIN))
     return whole
-
-
-def png(image: Image.Image) -> bytes:
-    """Without metadata, so that equal images are equal bytes.
-
-    Most of a panel's time goes into compression. The usual level 6 takes two to four times as long as level 2
-    and saves a sixth of the bytes.
-    """
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=2)
-    return stream.getvalue()

@@ -26,8 +26,8 @@ from PIL import Image
 
 from core.explain.colour import Numbers, Pixels, Scale, overlay, signed_scale, unsigned_scale
 from core.explain.explanation import Explanation
-from core.explain.layout import png
 from core.explain.panels import panel
+from core.explain.png import encode
 
 Files = dict[str, tuple[bytes, str]]
 
@@ -54,11 +54,11 @@ def render(explanation: Explanation, picture: Pixels, *, prediction: dict[str, A
         scale = scale_of(explanation.method, attribution)
         files["heatmap.png"] = _heatmap(attribution, scale), "image/png"
         laid = overlay(picture, scale.colours(attribution))
-        files["overlay.png"] = png(Image.fromarray(_repeated(laid))), "image/png"
+        files["overlay.png"] = encode(Image.fromarray(_repeated(laid))), "image/png"
         files["attribution.npy"] = _npy(attribution), "application/octet-stream"
     if explanation.layers:
         files["layers.npz"] = _npz(explanation), "application/zip"
-    files["panel.png"] = png(panel(explanation, picture, scale, prediction)), "image/png"
+    files["panel.png"] = encode(panel(explanation, picture, scale, prediction)), "image/png"
     return files
 
 
@@ -75,7 +75,7 @@ def scale_of(method: str, attribution: Numbers) -> Scale:
 def _heatmap(attribution: Numbers, scale: Scale) -> bytes:
     strength = np.rint(255 * np.abs(scale.share(attribution))).astype(np.uint8)
     pixels = np.concatenate([scale.colours(attribution), strength[..., None]], axis=-1)
-    return png(Image.fromarray(_repeated(pixels)))
+    return encode(Image.fromarray(_repeated(pixels)))
 
 
 def _repeated(pixels: Pixels) -> Pixels:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 # ruff: noqa: RUF001 - typographic minus and times are meant
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -107,17 +105,3 @@ def test_colour_bar_runs_from_the_lowest_to_the_highest_colour() -> None:
     bar = np.asarray(layout.colour_bar(scale, "against", "for", 301))[13]
     expected = scale.colours(np.linspace(-3, 3, 301))
     np.testing.assert_array_equal(bar[1:-1], expected[1:-1])  # the frame takes the first and the last
-
-
-def test_pngs_carry_no_metadata_and_no_time() -> None:
-    image = Image.new("RGB", (9, 9), "red")
-    image.info = {"comment": "made now", "dpi": (72, 72)}
-    data = layout.png(image)
-    chunks = []
-    position = 8
-    while position < len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        chunks.append(data[position + 4 : position + 8])
-        position += length + 12
-    assert set(chunks) == {b"IHDR", b"IDAT", b"IEND"}
-    assert Image.open(io.BytesIO(data)).getpixel((4, 4)) == (255, 0, 0)
