@@ -54,14 +54,19 @@ class Scale:
         numbers = np.asarray(values, np.float64)  # 1e-44 / 1e-44 is 1 in float64 and nan without subnormals
         if self.flat:
             return np.zeros_like(numbers)
-        return np.clip(numbers / self.limit, -1 if self.signed else 0, 1)
+        share = np.divide(numbers, self.limit, out=np.empty_like(numbers))
+        return np.clip(share, -1 if self.signed else 0, 1, out=share)
 
     def colours(self, values: Numbers) -> Pixels:
         """[...] -> uint8 RGB [..., 3]."""
-        share = self.share(values)
+        place = self.share(values)  # and in the table of colours, in the same memory
         if self.signed:
-            return _SIGNED[np.rint(127 + 127 * share).astype(np.intp)]
-        return _UNSIGNED[np.rint(255 * share).astype(np.intp)]
+            place *= 127
+            place += 127
+        else:
+            place *= 255
+        np.rint(place, out=place)
+        return np.take(_SIGNED if self.signed else _UNSIGNED, place.astype(np.intp), axis=0)
 
 
 def signed_scale(values: Numbers, percentile: float = 99) -> Scale:

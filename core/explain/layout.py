@@ -193,7 +193,10 @@ def number(value: float) -> str:
 
 def page(blocks: Sequence[Image.Image], gap: int = 30) -> Image.Image:
     """The blocks, one below the other, within the margins."""
-    body = column(blocks, gap)
-    whole = blank(WIDTH + 2 * MARGIN, body.height + 2 * MARGIN)
-    whole.paste(body, (MARGIN, MARGIN))
+    height = sum(block.height for block in blocks) + gap * (len(blocks) - 1)
+    whole = blank(WIDTH + 2 * MARGIN, height + 2 * MARGIN)
+    y = MARGIN
+    for block in blocks:
+        whole.paste(block, (MARGIN, y))
+        y += block.height + gap
     return whole
