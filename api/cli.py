@@ -99,7 +99,7 @@ def api(
         listener = socket.socket(fileno=fd) if fd is not None else listen(settings.host, settings.port)
     except Refusal as refusal:
         _refuse(str(refusal))
-    server = Server(create_app(settings))
+    server = Server(create_app(settings), max_connections=settings.max_connections)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has stopped in order
         server.run(sockets=[listener])
     if not server.started:

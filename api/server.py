@@ -9,6 +9,8 @@ waiting for two minutes. The application's own limits begin with the body (:mod:
 from __future__ import annotations
 
 import asyncio
+import logging
+import resource
 import socket
 from http import HTTPStatus
 
@@ -19,10 +21,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.problems import problem_response
 from core.errors import BadRequest, PawlensError
 
+logger = logging.getLogger(__name__)
+
 MAX_HEAD_BYTES = 64 << 10
 """What nginx and Apache take is less."""
 HEAD_SECONDS = 30.0
 """For the whole head, from the connection or from the end of the answer before it."""
+EXCESS_SECONDS = 1.0
+OWN_DESCRIPTORS = 256
+"""Of the process's open files, those that are not connections of clients: databases, Redis, uploads."""
 STOP_SECONDS = 10
 """For answers that are under way when the process is told to stop; then they are cut."""
 
@@ -31,17 +38,29 @@ class HeadTooLarge(PawlensError):
     status, code, title = 431, "head_too_large", "Request header fields too large"
 
 
+class TooManyConnections(PawlensError):
+    status, code, title = 503, "too_many_connections", "Too many connections"
+    retryable = True
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Whatever the parser only gathers (a head, the trailers of a body, the extensions of a
     chunk) may have :data:`MAX_HEAD_BYTES`, and a head has :data:`HEAD_SECONDS`.
+
+    Of the connections to this process above ``max_connections``, each is told so when it begins to speak, or
+    closed after :data:`EXCESS_SECONDS`.
     """
 
+    max_connections = 1000
+
+    _is_excess = False
     _gathered = 0
     _is_advancing = False  # the parser has come to the end of something within the bytes just received
     _lateness: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        self._is_excess = len(self.connections) > self.max_connections
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -49,6 +68,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_excess:
+            self._refuse(
+                TooManyConnections(
+                    f"{self.max_connections:,} connections are open, and as many may. Close those that are "
+                    "not needed; to follow many jobs, a batch of them takes one connection.",
+                    headers={"Retry-After": "5"},
+                )
+            )
+            return
         self._is_advancing = False
         super().data_received(data)
         self._gathered = 0 if self._is_advancing else self._gathered + len(data)
@@ -81,7 +109,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         if self._lateness is None and not self.transport.is_closing():
-            self._lateness = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+            seconds = EXCESS_SECONDS if self._is_excess else HEAD_SECONDS
+            self._lateness = self.loop.call_later(seconds, self.transport.close)
 
     def _head_is_there(self) -> None:
         if self._lateness is not None:
@@ -103,6 +132,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def allowed_connections(wanted: int) -> int:
+    """So many, or as many as the process may have open files for; its own limit is raised as far as it may.
+
+    Where files run out, the process could not open its database either, and a client that is not accepted is
+    told nothing.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + OWN_DESCRIPTORS
+    if needed <= soft or soft == resource.RLIM_INFINITY:
+        return wanted
+    given = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
+    if given < needed:
+        allowed = max(1, given - OWN_DESCRIPTORS)
+        logger.warning("the system allows %d open files, so %d connections are taken", given, allowed)
+        return allowed
+    return wanted
+
+
 class Server(uvicorn.Server):
     """One process of the API. ``run(sockets=[listener])`` serves until SIGTERM or SIGINT.
 
@@ -111,10 +159,16 @@ class Server(uvicorn.Server):
     follows, to another process.
     """
 
-    def __init__(self, app: FastAPI, *, stop_seconds: int = STOP_SECONDS) -> None:
+    def __init__(
+        self, app: FastAPI, *, max_connections: int = 1000, stop_seconds: int = STOP_SECONDS
+    ) -> None:
+        class Protocol(BoundedProtocol):
+            pass
+
+        Protocol.max_connections = allowed_connections(max_connections)
         config = uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=Protocol,
             ws="none",
             log_config=None,
             access_log=False,  # the app's own access line carries the correlation id

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     min_free_disk_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     rate_per_second: Annotated[float, Field(gt=0)] | None = None  # requests of a caller; None: any number
     rate_burst: Annotated[int, Field(ge=1)] = 50  # at once
+    max_connections: Annotated[int, Field(ge=1)] = 1000  # of clients, to one API process
     max_queue: Annotated[int, Field(ge=1)] = 100_000  # jobs that may wait in one queue
 
     # HTTP

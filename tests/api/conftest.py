@@ -145,7 +145,7 @@ def serving(settings: Settings, *, stop_seconds: int = 1) -> Iterator[Api]:
     app = create_app(settings)
     lines = Lines()
     root.handlers[:] = [*before[1], lines]
-    server = Server(app, stop_seconds=stop_seconds)
+    server = Server(app, max_connections=settings.max_connections, stop_seconds=stop_seconds)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

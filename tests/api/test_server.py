@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -15,6 +18,7 @@ import pytest
 from api import server
 from tests.api.conftest import Api, serving, settings_for
 from tests.api.test_bodies import read_answer
+from tests.processes import eventually
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -163,3 +167,48 @@ def test_an_open_stream_does_not_hold_up_the_end(tmp_path: Path, sqlite_url: str
             stream = pool.submit(read, f"{api.http.base_url}{job['links']['events']}")
             assert begun.wait(30)
         assert stream.result().endswith("\n\n")
+
+
+def test_one_connection_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "EXCESS_SECONDS", 0.2)
+    with serving(settings_for("", tmp_path, max_connections=3)) as api:
+        held = [api.connect() for _ in range(3)]
+        for connection in held:
+            connection.sendall(GET)  # a head without an end
+        with api.connect() as late:
+            late.sendall(GET + b"\r\n")
+            status, headers, body = read_answer(late)
+            assert late.recv(1) == b""
+        assert (status, headers["retry-after"]) == (503, "5")
+        assert json.loads(body)["code"] == "too_many_connections"
+        with api.connect() as silent:
+            assert silent.recv(1) == b""
+        held[0].sendall(b"\r\n")
+        assert read_answer(held[0])[0] == 200  # those that were there are served
+        held.pop().close()
+
+        def is_served() -> bool:
+            with api.connect() as next_one:
+                next_one.sendall(GET + b"\r\n")
+                return read_answer(next_one)[0] == 200
+
+        eventually(is_served)
+        for connection in held:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted", "allowed", "soft_then"),
+    [(300, 600, 1000, 600 - 256, 600), (300, 600, 100, 100, 356), (500, 600, 100, 100, 500)],
+)
+def test_as_many_connections_as_the_process_may_open_files(
+    soft: int, hard: int, wanted: int, allowed: int, soft_then: int
+) -> None:
+    code = (
+        "import resource as r; from api.server import allowed_connections\n"
+        f"r.setrlimit(r.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        f"print(allowed_connections({wanted}), *r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= hard
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(allowed), str(soft_then), str(hard)]
