@@ -100,6 +100,11 @@ class KeyRing:
         with self._database.read() as session:
             return keys.active(session)
 
+    async def admits(self, owner: str | None) -> bool:
+        """Whether who was let in as ``owner`` still would be: for answers that last longer than a request."""
+        found = await self.in_force()
+        return not found if owner is None else any(key.id == owner for key in found.values())
+
     async def find(self, secret: str) -> keys.Key | None:
         """The key with this secret, if it is in force."""
         digest = keys.digest(secret)

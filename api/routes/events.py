@@ -103,7 +103,8 @@ async def streamed(
         return Response(status_code=204)
     # Neither caches nor proxies are to keep anything of it back (the second header is nginx's).
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_stream(service, newest, subject_id, after), 200, headers, "text/event-stream")
+    stream = _stream(service, newest, subject_id, after, owner)
+    return StreamingResponse(stream, 200, headers, "text/event-stream")
 
 
 def _number(last_event_id: str) -> int:
@@ -117,15 +118,17 @@ def _read_newest(service: Service, newest: Newest, subject_id: str, owner: str |
         return newest(session, subject_id, owner=owner)
 
 
-async def _stream(service: Service, newest: Newest, subject_id: str, seq: int) -> AsyncIterator[str]:
+async def _stream(
+    service: Service, newest: Newest, subject_id: str, seq: int, owner: str | None
+) -> AsyncIterator[str]:
     """What is in the log above ``seq``, and then, whenever the watcher has news, what is new.
 
     It ends early when the database cannot be reached, or this process is stopping: the client comes back, and
-    another process goes on with it, or says 503.
+    another process goes on with it, or says 503. It also ends when the key that opened it is revoked.
     """
     yield f"retry: {RETRY_MS}\n\n"
     try:
-        while True:
+        while await service.keys.admits(owner):
             page, is_last = await asyncio.to_thread(_page, service, newest, subject_id, seq)
             if page:
                 yield "".join(map(_framed, page))
@@ -135,7 +138,7 @@ async def _stream(service: Service, newest: Newest, subject_id: str, seq: int) -
             while len(page) < PAGE and not await service.watcher.wait(
                 subject_id, HEARTBEAT_SECONDS, after=seq
             ):
-                if service.watcher.is_released:
+                if service.watcher.is_released or not await service.keys.admits(owner):
                     return
                 yield ": still here\n\n"  # no id, so that the client's last one stays what it is
     except (NotFound, ServiceUnavailable):

@@ -12,11 +12,13 @@ import pytest
 
 from api import auth
 from api.auth import KeyRing, is_protected
+from api.routes import events as route
 from core import keys
 from core.database import Database
 from core.errors import ServiceUnavailable
-from tests.api.conftest import Api, assert_problem, serving, settings_for
+from tests.api.conftest import PHOTO, Api, assert_problem, serving, settings_for
 from tests.api.key_holders import bearer, make_key, wait_for_the_guard
+from tests.core.jobs.steps import claimed
 from tests.processes import eventually
 
 
@@ -48,6 +50,27 @@ def test_a_key_opens_the_service(guarded: tuple[Api, str]) -> None:
     for scheme in ("Bearer", "bearer", "BEARER"):
         answer = api.http.get("/v1/jobs", headers={"Authorization": f"{scheme} {secret}"})
         assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("has_news", [False, True])
+def test_a_stream_ends_with_its_key(
+    guarded: tuple[Api, str], monkeypatch: pytest.MonkeyPatch, has_news: bool
+) -> None:
+    api, secret = guarded
+    make_key(api, "another")  # without any, the service would be open again
+    if not has_news:  # then it is a heartbeat that notices
+        monkeypatch.setattr(route, "HEARTBEAT_SECONDS", 0.2)
+    answer = api.http.post("/v1/jobs", files={"file": PHOTO}, headers=bearer(secret))
+    path = f"/v1/jobs/{answer.json()['id']}/events"
+    with api.http.stream("GET", path, headers=bearer(secret), timeout=30) as stream:
+        lines = stream.iter_lines()
+        assert next(line for line in lines if line.startswith("event:")) == "event: job.created"
+        with api.database.write() as session:
+            keys.revoke(session, "me")
+        eventually(lambda: api.http.get("/v1/jobs", headers=bearer(secret)).status_code == 401)
+        if has_news:
+            assert claimed(api.database)
+        assert "event: job.started" not in list(lines)
 
 
 WRONG: list[Callable[[str], dict[str, str]]] = [
