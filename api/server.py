@@ -27,6 +27,9 @@ MAX_HEAD_BYTES = 64 << 10
 """What nginx and Apache take is less."""
 HEAD_SECONDS = 30.0
 """For the whole head, from the connection or from the end of the answer before it."""
+KEEP_ALIVE_SECONDS = 75
+"""For the next request of a connection. Longer than clients and load balancers keep one (httpx 5 s, many 60):
+whoever closes first must be the one who sends, or a request is lost on its way to a closed connection."""
 EXCESS_SECONDS = 1.0
 OWN_DESCRIPTORS = 256
 """Of the process's open files, those that are not connections of clients: databases, Redis, uploads."""
@@ -175,6 +178,7 @@ class Server(uvicorn.Server):
             lifespan="on",
             proxy_headers=False,  # nobody in front is trusted to say who the client is
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=stop_seconds,
         )
         super().__init__(config)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -167,6 +168,17 @@ def test_an_open_stream_does_not_hold_up_the_end(tmp_path: Path, sqlite_url: str
             stream = pool.submit(read, f"{api.http.base_url}{job['links']['events']}")
             assert begun.wait(30)
         assert stream.result().endswith("\n\n")
+
+
+def test_a_connection_outlives_its_place_in_a_client_s_pool(sqlite_api: Api) -> None:
+    """Closed by both at the same time, it would swallow the next request."""
+    expiry = httpx.Limits().keepalive_expiry
+    assert expiry is not None
+    with sqlite_api.connect() as connection:
+        for _ in range(2):
+            connection.sendall(GET + b"\r\n")
+            assert read_answer(connection)[0] == 200
+            time.sleep(expiry + 0.5)
 
 
 def test_one_connection_too_many_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
