@@ -13,6 +13,8 @@ import redis
 from celery import Celery
 from kombu.entity import Queue as Channel
 from kombu.exceptions import OperationalError
+from kombu.transport import redis as redis_transport
+from kombu.transport import virtual
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -35,6 +37,33 @@ MAX_HINTS = 1000
 
 class BrokerUnavailable(Exception):
     """Redis does not answer. The dispatcher will hint again; nobody needs to wait for it."""
+
+
+class _HintsInHand(redis_transport.QoS):
+    """The messages that a worker has taken and not yet given back, of which it may have so many.
+
+    kombu leaves a message among them when Redis could not be told that it is done. A worker that may have one
+    would then never take another, though its connection is whole again and its heart beats: seen when Redis
+    stood still for some seconds. Redis gives such a message out once more after the visibility timeout, which
+    for a hint does no harm.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
+        except Exception:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
+redis_transport.Channel.QoS = _HintsInHand
 
 
 @cache
