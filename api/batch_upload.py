@@ -138,20 +138,15 @@ class _Gathering:
         self._upload = upload
         self._gathered: list[bytes | Part] = []
         self._gathered_bytes = self._start = self._size = 0
-        self._head = FileHead("", "", "")
-
-    def begin(self, head: FileHead) -> None:
-        self._head, self._size = head, 0
 
     def write(self, data: bytes) -> None:
         self._gathered.append(data)
         self._gathered_bytes += len(data)
         self._size += len(data)
 
-    def end(self) -> None:
-        head = self._head
+    def end(self, head: FileHead) -> None:
         self._gathered.append(Part(head.field, head.name, head.media_type, self._start, self._size))
-        self._start += self._size
+        self._start, self._size = self._start + self._size, 0
 
     async def flush_much(self) -> None:
         if self._gathered_bytes >= FLUSH_BYTES:

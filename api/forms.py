@@ -36,9 +36,8 @@ class FileHead:
 class Files(Protocol):
     """Takes the files of a form, one after the other, in the event loop's thread."""
 
-    def begin(self, head: FileHead) -> None: ...
     def write(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
+    def end(self, head: FileHead) -> None: ...
 
 
 @dataclass
@@ -46,19 +45,14 @@ class InMemory:
     """Keeps every file."""
 
     files: list[tuple[FileHead, bytes]] = field(default_factory=list)
-    _head: FileHead | None = None
     _data: list[bytes] = field(default_factory=list)
-
-    def begin(self, head: FileHead) -> None:
-        self._head, self._data = head, []
 
     def write(self, data: bytes) -> None:
         self._data.append(data)
 
-    def end(self) -> None:
-        assert self._head is not None
-        self.files.append((self._head, b"".join(self._data)))
-        self._data = []
+    def end(self, head: FileHead) -> None:
+        self.files.append((head, b"".join(self._data)))
+        self._data.clear()
 
 
 async def read_multipart(
@@ -109,7 +103,7 @@ class _Reader:
         self._header_name = self._header_value = b""
         self._headers: dict[bytes, bytes] = {}
         self._field = ""
-        self._is_file = False
+        self._file: FileHead | None = None  # while the part is one
         self._text = bytearray()
         self._files = 0
 
@@ -141,18 +135,18 @@ class _Reader:
         if b"name" not in options:
             raise BadRequest("A part of the form has no name in its Content-Disposition.")
         self._field = _decoded(options[b"name"])
-        self._is_file = b"filename" in options
-        if self._is_file:
+        self._file = None
+        if b"filename" in options:
             media_type = _decoded(self._headers.get(b"content-type", b"")).partition(";")[0].strip().lower()
             self._files += 1
             if self._files > self._limits.files:
                 raise self._too_many_files
-            self._sink.begin(FileHead(self._field, _decoded(options[b"filename"]), media_type))
+            self._file = FileHead(self._field, _decoded(options[b"filename"]), media_type)
         elif len(self.fields) >= self._limits.fields:
             raise BadRequest(f"The form has more than {self._limits.fields} fields.")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
+        if self._file is not None:
             self._sink.write(data[start:end])
             return
         self._text += data[start:end]
@@ -162,8 +156,8 @@ class _Reader:
             )
 
     def _on_part_end(self) -> None:
-        if self._is_file:
-            self._sink.end()
+        if self._file is not None:
+            self._sink.end(self._file)
         else:
             self.fields.append((self._field, _decoded(bytes(self._text))))
             self._text.clear()

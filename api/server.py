@@ -54,7 +54,7 @@ class BoundedProtocol(HttpToolsProtocol):
     closed after :data:`EXCESS_SECONDS`.
     """
 
-    max_connections = 1000
+    max_connections: int
 
     _is_excess = False
     _gathered = 0
@@ -147,11 +147,10 @@ def allowed_connections(wanted: int) -> int:
         return wanted
     given = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (given, hard))
-    if given < needed:
-        allowed = max(1, given - OWN_DESCRIPTORS)
+    allowed = max(1, given - OWN_DESCRIPTORS)
+    if allowed < wanted:
         logger.warning("the system allows %d open files, so %d connections are taken", given, allowed)
-        return allowed
-    return wanted
+    return allowed
 
 
 class Server(uvicorn.Server):
@@ -162,13 +161,12 @@ class Server(uvicorn.Server):
     follows, to another process.
     """
 
-    def __init__(
-        self, app: FastAPI, *, max_connections: int = 1000, stop_seconds: int = STOP_SECONDS
-    ) -> None:
-        class Protocol(BoundedProtocol):
-            pass
+    def __init__(self, app: FastAPI, *, max_connections: int, stop_seconds: int = STOP_SECONDS) -> None:
+        allowed = allowed_connections(max_connections)
 
-        Protocol.max_connections = allowed_connections(max_connections)
+        class Protocol(BoundedProtocol):
+            max_connections = allowed
+
         config = uvicorn.Config(
             app,
             http=Protocol,

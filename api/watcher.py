@@ -34,7 +34,6 @@ class Watcher:
         self._database = database
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._seen: dict[str, tuple[int, bool]] = {}
-        self._someone = asyncio.Event()
         self._newcomer = asyncio.Event()
         self._quiet_since = (
             0.0  # the event loop's time of the last news, or of the newest's beginning to wait
@@ -90,7 +89,6 @@ class Watcher:
             self._quiet_since = asyncio.get_running_loop().time()
             self._newcomer.set()
         self._waiting[subject_id].add(changed)
-        self._someone.set()
         try:
             yield changed
         finally:
@@ -111,11 +109,10 @@ class Watcher:
 
     async def _run(self) -> None:
         while True:
-            await self._someone.wait()
-            if not self._waiting:
-                self._someone.clear()
-                continue
             self._newcomer.clear()
+            if not self._waiting:
+                await self._newcomer.wait()
+                continue
             try:
                 seen = await run_in_threadpool(self._read, set(self._waiting))
             except PawlensError as error:

@@ -51,16 +51,14 @@ class _HintsInHand(redis_transport.QoS):
     def ack(self, delivery_tag: str) -> None:
         try:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except Exception:
+        finally:
             virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
-            raise
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         try:
             super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
-        except Exception:
+        finally:
             virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
-            raise
 
 
 redis_transport.Channel.QoS = _HintsInHand

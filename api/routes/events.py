@@ -135,12 +135,11 @@ async def _stream(
                 seq = page[-1].seq
             if is_last:
                 return
-            while len(page) < PAGE and not await service.watcher.wait(
-                subject_id, HEARTBEAT_SECONDS, after=seq
-            ):
-                if service.watcher.is_released or not await service.keys.admits(owner):
-                    return
-                yield ": still here\n\n"  # no id, so that the client's last one stays what it is
+            if len(page) == PAGE or await service.watcher.wait(subject_id, HEARTBEAT_SECONDS, after=seq):
+                continue
+            if service.watcher.is_released:
+                return
+            yield ": still here\n\n"  # no id, so that the client's last one stays what it is
     except (NotFound, ServiceUnavailable):
         return  # deleted meanwhile, or to be resumed
 

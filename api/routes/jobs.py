@@ -19,6 +19,7 @@ from core.jobs import completion, explanations, queries, results, retention, web
 from core.jobs.states import FINAL, JobState, Queue
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+# A router of its own, because all routes of one are of the same class.
 direct = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DirectRoute)
 
 MAX_WAIT_SECONDS = 60.0

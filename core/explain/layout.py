@@ -140,12 +140,20 @@ def row(images: Sequence[Image.Image], gap: int) -> Image.Image:
 
 def column(images: Sequence[Image.Image], gap: int) -> Image.Image:
     """One below the other, left edges aligned."""
-    block = blank(max(i.width for i in images), sum(i.height for i in images) + gap * (len(images) - 1))
-    y = 0
-    for image in images:
-        block.paste(image, (0, y))
-        y += image.height + gap
+    block = blank(max(i.width for i in images), _height(images, gap))
+    _stack(images, gap, block, 0)
     return block
+
+
+def _height(images: Sequence[Image.Image], gap: int) -> int:
+    return sum(i.height for i in images) + gap * (len(images) - 1)
+
+
+def _stack(images: Sequence[Image.Image], gap: int, onto: Image.Image, margin: int) -> None:
+    y = margin
+    for image in images:
+        onto.paste(image, (margin, y))
+        y += image.height + gap
 
 
 def grid(images: Sequence[Image.Image], columns: int, gap: int) -> Image.Image:
@@ -193,10 +201,6 @@ def number(value: float) -> str:
 
 def page(blocks: Sequence[Image.Image], gap: int = 30) -> Image.Image:
     """The blocks, one below the other, within the margins."""
-    height = sum(block.height for block in blocks) + gap * (len(blocks) - 1)
-    whole = blank(WIDTH + 2 * MARGIN, height + 2 * MARGIN)
-    y = MARGIN
-    for block in blocks:
-        whole.paste(block, (MARGIN, y))
-        y += block.height + gap
+    whole = blank(WIDTH + 2 * MARGIN, _height(blocks, gap) + 2 * MARGIN)
+    _stack(blocks, gap, whole, MARGIN)
     return whole

@@ -3,7 +3,7 @@
 As fast as they are answered is a closed loop: each client posts its next picture when it has its answer. So
 the number of clients bounds what is under way, and a slow server is asked less often; rates and latencies
 belong together. At a given rate each request has its time, and its latency is counted from then, also where
-its client still waits for an answer: a server that stands still is not asked less often.
+its client still waits for an answer: a server that stands still cannot hide what it has kept waiting.
 """
 
 from __future__ import annotations
