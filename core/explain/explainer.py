@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# More pictures at once are no faster, and progress and cancellation wait for a whole chunk.
-_LARGEST_CHUNK = 16
+# More pictures at once are no faster, and progress and cancellation wait for a whole chunk. An H100 takes 16
+# in the time that it takes to be told what to do, 5 ms, and 64 in 9.
+_LARGEST_CHUNK = {"cpu": 16, "mps": 16, "cuda": 64}
 # A gradient keeps every activation of its pictures until the backward pass: at 224 pixels some 100 MB each in
 # float32. Four keep a worker on the CPU within its memory at no loss of speed.
-_LARGEST_GRADIENT_CHUNK = {"cpu": 4}
+_LARGEST_GRADIENT_CHUNK = {"cpu": 4, "mps": 16, "cuda": 16}
 
 
 class Explainer:
@@ -39,6 +40,7 @@ class Explainer:
     exact: float32, BatchNorm folded. It defines what is right; every certificate is measured with it.
     fast: bfloat16 where the engine found that fast and harmless for predictions, else ``exact`` itself.
         A method that uses it certifies its own result and falls back to ``exact``.
+    fast_gradients: of ``fast`` and ``exact``, the one with which a method that needs gradients begins.
     original: the float32 network with BatchNorm, whose first kernels are those that were trained.
 
     Methods differentiate by inputs and outputs of the network's own functions. No hook is ever set and all
@@ -56,11 +58,12 @@ class Explainer:
         self.exact = self.fast
         if engine.report["precision"] != "fp32":
             self.exact = fold_batchnorm(engine.network)
+        # Of the few pictures whose gradients are wanted at once a GPU makes short work in any precision: four
+        # of 224 pixels took an H100 15 ms in float32 and 13 in bfloat16, which often was in vain.
+        self.fast_gradients = self.exact if self.device.type == "cuda" else self.fast
         self._judged: tuple[NDArray[np.uint8], Tensor] | None = None
-        self.max_batch = min(_LARGEST_CHUNK, engine.max_batch)
-        self.max_gradient_batch = min(
-            self.max_batch, _LARGEST_GRADIENT_CHUNK.get(self.device.type, _LARGEST_CHUNK)
-        )
+        self.max_batch = min(_LARGEST_CHUNK.get(self.device.type, 16), engine.max_batch)
+        self.max_gradient_batch = min(self.max_batch, _LARGEST_GRADIENT_CHUNK.get(self.device.type, 4))
 
     def tensor(self, picture: NDArray[np.uint8]) -> Tensor:
         """uint8 [S, S, 3] -> normalised float32 [1, 3, S, S] on the device."""

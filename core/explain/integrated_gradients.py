@@ -60,8 +60,8 @@ def explain(
         and 0.003 in log-odds), with ``max_evaluations`` gradients at most.
       evaluations: gradients spent; sparsity: Gini index.
 
-    bfloat16 is used if the explainer has it, and if what it gives does not converge all is computed again in
-    float32. Raises DeviceOutOfMemory, NonFiniteLogits, and whatever ``progress`` raises.
+    bfloat16 is used if the explainer has it for gradients, and if what it gives does not converge all is
+    computed again in float32. Raises DeviceOutOfMemory, NonFiniteLogits, and whatever ``progress`` raises.
     """
     x = explainer.tensor(picture)
     x0 = explainer.baseline(options.baseline, x)
@@ -69,18 +69,21 @@ def explain(
     logits = explainer.logits(explainer.exact, _points(x, x0, times))
     stretches = [*log_odds(logits, target.index).tolist(), target.margin]
 
-    network, why = explainer.exact, "float32 as the engine decided"
-    spent = 0
+    network: ResNet = explainer.exact
+    why = "float32 as the engine decided"
     if explainer.fast is not explainer.exact:
-        path = _Path(explainer, explainer.fast, x, x0, target.index, stretches, options.tolerance)
+        why = "float32: on this device a few gradients in bfloat16 are no faster"
+    spent = 0
+    if explainer.fast_gradients is not explainer.exact:
+        path = _Path(explainer, explainer.fast_gradients, x, x0, target.index, stretches, options.tolerance)
         try:
             path.refine(min(options.max_evaluations, FAST_EVALUATIONS), progress)
         except NonFiniteLogits:
             why = "bfloat16 gave values that are not finite"
         else:
-            network, why = explainer.fast, "bfloat16; completeness within tolerance of float32 values"
+            network, why = path.network, "bfloat16; completeness within tolerance of float32 values"
         spent = path.evaluations
-        if network is explainer.fast and not path.converged:
+        if network is not explainer.exact and not path.converged:
             network, why = explainer.exact, "bfloat16 did not converge"
     if network is explainer.exact:
         path = _Path(explainer, network, x, x0, target.index, stretches, options.tolerance)

@@ -33,18 +33,21 @@ from tests.chaos.rest import lines
 from tests.processes import PHOTOS, Service, running
 
 PARTS = 4
-BATCHES = (8, 16, 32)
+BATCHES = {"cpu": (8, 16, 32), "cuda": (32, 64, 128, 256)}
 """Tried of the bare network, which then has the fastest."""
-BARE_PICTURES = 64
+BARE_BATCHES = 4
 """At a time; before and after each round, since a machine's speed changes within minutes."""
+SECONDS = 3.0
+LEAST, MOST = 64, 2048
+"""Pictures in a bulk, for which the bare network takes about so long."""
 
 
 def run(quick: bool = False) -> Report:
-    pictures, rounds = (128, 1) if quick else (256, 3)
+    rounds = 1 if quick else 3
     with tempfile.TemporaryDirectory() as folder:
         weights = weights_at(Path(folder), COMPARED_AT)
         with bare_network(weights) as bare:
-            figures = _measure(Path(folder) / "service", weights, bare, pictures, rounds)
+            figures = _measure(Path(folder) / "service", weights, bare, rounds)
     figures |= {"ratios": ratios(figures), "arithmetic": arithmetic(figures)}
     return Report(bulk_tables.tables(figures), figures)
 
@@ -79,11 +82,15 @@ def _compute(size: int) -> dict[str, float]:
     _engine.max_batch = size
     batch = [_prepared[i % len(_prepared)] for i in range(size)]
     _engine.predict(batch)
-    rounds = BARE_PICTURES // size
     began = time.monotonic()
-    for _ in range(rounds):
+    for _ in range(BARE_BATCHES):
         _engine.predict(batch)
-    return {"rate": rounds * size / (time.monotonic() - began)}
+    return {"rate": BARE_BATCHES * size / (time.monotonic() - began)}
+
+
+def _device() -> tuple[str, str]:
+    """Its type and its name."""
+    return _engine.device.type, _engine.report["device_name"]
 
 
 def _decode() -> float:
@@ -101,14 +108,14 @@ def _predict() -> list[dict[str, Any]]:
 # ---- the service
 
 
-def _measure(
-    folder: Path, weights: Path, bare: ProcessPoolExecutor, pictures: int, rounds: int
-) -> dict[str, Any]:
+def _measure(folder: Path, weights: Path, bare: ProcessPoolExecutor, rounds: int) -> dict[str, Any]:
     folder.mkdir()
     settings = IN_USE | {"weights": weights, "threads": os.cpu_count()}
     found: list[dict[str, Any]] = []
-    by_batch = {size: bare.submit(_compute, size).result()["rate"] for size in BATCHES}
+    device, device_name = bare.submit(_device).result()
+    by_batch = {size: bare.submit(_compute, size).result()["rate"] for size in BATCHES[device]}
     best = max(by_batch, key=lambda size: by_batch[size])
+    pictures = LEAST * round(min(MOST, max(LEAST, SECONDS * by_batch[best])) / LEAST)
     expected = bare.submit(_predict).result()
     with running(folder, f"sqlite:///{folder}/pawlens.db", "predict", **settings) as service:
         for number in range(rounds):
@@ -120,6 +127,7 @@ def _measure(
             found.append({"bare": speeds, "whole": whole, "parts": parts})
         return {
             "size": read_manifest(weights).input.size,
+            "device": device_name,
             "pictures": pictures,
             "processors": os.cpu_count(),
             "bare_by_batch": by_batch,

@@ -17,7 +17,10 @@ def _speed(figures: dict[str, Any]) -> Table:
     table = Table("way", "pictures a second", "of the bare network", "rounds", title_justify="left")
     best = figures["best_batch"]
     bare = [speed["rate"] for one in figures["rounds"] for speed in one["bare"]]
-    table.title = f"A bulk of {figures['pictures']} photos at {figures['size']} pixels, SQLite, one worker"
+    table.title = (
+        f"A bulk of {figures['pictures']} photos at {figures['size']} pixels, SQLite, one worker, "
+        f"{figures['device'] or 'CPU'}"
+    )
     table.add_row(
         f"bare network, batches of {best}",
         f"{statistics.median(bare):.1f}",

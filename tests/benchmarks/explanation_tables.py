@@ -17,7 +17,7 @@ def _speed(figures: dict[str, Any], size: int) -> Table:
     table = Table(
         "what", "ours, s", "theirs, s", "times faster", "rounds", "by processor", title_justify="left"
     )
-    table.title = f"{size} pixels: seconds, least / median, and how many times faster"
+    table.title = f"{size} pixels, {figures['device']}: seconds, least / median, and how many times faster"
     seconds = figures["seconds"]
     rows = [
         (f"{name}: the original", name, f"original {name}", faster)

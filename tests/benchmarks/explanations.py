@@ -11,7 +11,7 @@ import copy
 import functools
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Contest:
         # As torch lays a network out by itself; captum gets the faster layout, which costs its user one line.
         self.original = copy.deepcopy(engine.network).to(memory_format=torch.contiguous_format)
         self.plain_x = self.x.contiguous()
-        self.peak = Peak()
+        self.peak = Peak(engine.device)
         self.steps = {f"{CAPTUM_STEPS} steps": CAPTUM_STEPS}
         self.checks: dict[str, Any] = {}
         self.explained: dict[str, Explanation] = {}
@@ -107,10 +107,10 @@ class Contest:
             self.times[name].take(functools.partial(self._ours, name))
             self.times[f"drawing {name}"].take(functools.partial(render, self.explained[name], self.picture))
             self._take_original(name)
-        self.times["captum occlusion"].take(self._captum_occlusion)
+        self.times["captum occlusion"].take(functools.partial(_as_torch_has_it, self._captum_occlusion))
         for name, steps in self.steps.items():
             taken = self.times.setdefault(f"captum integrated_gradients {name}", Times())
-            taken.take(functools.partial(self._captum_gradients, steps))
+            taken.take(functools.partial(_as_torch_has_it, self._captum_gradients, steps))
 
     def _ours(self, name: str) -> None:
         self.explained[name] = self.ours.explain(name, self.picture, OPTIONS)
@@ -124,9 +124,8 @@ class Contest:
         elif name == "occlusion":
             windows = original.BATCH * (original.WINDOWS // PARTS // original.BATCH)
             parts, method = original.WINDOWS / windows, functools.partial(method, windows=windows)
-        self.times[f"original {name}"].take(
-            lambda: method(self.original, self.plain_x, self.index), parts=parts
-        )
+        call = functools.partial(_as_torch_has_it, method, self.original, self.plain_x, self.index)
+        self.times[f"original {name}"].take(call, parts=parts)
 
     def _captum_gradients(self, steps: int) -> tuple[Tensor, float]:
         """The map [S, S] and the completeness error."""
@@ -140,7 +139,7 @@ class Contest:
         )
         with torch.inference_mode():
             ends = self._log_odds(torch.cat([torch.zeros_like(self.x), self.x]))
-        return found.detach().sum(1)[0].float(), abs(float(delta)) / abs(float(ends[1] - ends[0]))
+        return found.detach().sum(1)[0].float().cpu(), abs(float(delta)) / abs(float(ends[1] - ends[0]))
 
     def _captum_occlusion(self) -> NDArray[np.float32]:
         options = OPTIONS.occlusion
@@ -168,7 +167,9 @@ class Contest:
         errors = {"ours": gradients.quality["completeness_error"]}
         tried = (CAPTUM_STEPS,) if quick else CAPTUM_TRIED
         for steps in tried:
-            maps[f"captum, {steps}"], errors[f"captum, {steps}"] = self._captum_gradients(steps)
+            maps[f"captum, {steps}"], errors[f"captum, {steps}"] = _as_torch_has_it(
+                self._captum_gradients, steps
+            )
             if errors[f"captum, {steps}"] <= TOLERANCE:
                 self.steps[f"{steps} steps"] = steps
                 break
@@ -177,9 +178,7 @@ class Contest:
             "integrated_gradients": {
                 name: {
                     "completeness_error": errors[name],
-                    "map_error": None
-                    if fine is None
-                    else float((map_ - fine).abs().sum() / fine.abs().sum()),
+                    "map_error": None if fine is None else _distance(map_, fine),
                 }
                 for name, map_ in maps.items()
             },
@@ -190,13 +189,13 @@ class Contest:
 
     def _fine_map(self) -> Tensor:
         """The integral by 128 midpoints in float32: what all maps approximate."""
-        total_ = torch.zeros(self.size, self.size)
+        total_ = torch.zeros(self.size, self.size, device=self.x.device)
         for start in range(0, FINE_STEPS, 8):
-            times = (torch.arange(start, start + 8) + 0.5) / FINE_STEPS
+            times = (torch.arange(start, start + 8, device=self.x.device) + 0.5) / FINE_STEPS
             points = times.view(-1, 1, 1, 1) * self.x
             _, gradients = self.explainer.value_and_gradient(self.explainer.exact, points, self.index)
             total_ += (gradients * self.x).sum((0, 1)) / FINE_STEPS
-        return total_
+        return total_.cpu()
 
     # ---- figures
 
@@ -204,6 +203,7 @@ class Contest:
         times = self.times
         originals = {name: times[f"original {name}"] for name in METHODS}
         found: dict[str, Any] = {
+            "device": self.engine.report["device_name"] or str(self.engine.device),
             "peak_gflops": {name: round(self.peak.rate(name) / 1e9) for name in PRECISIONS},
             "F_seconds": {name: round(times[f"F {name}"].least / F_BATCH, 5) for name in PRECISIONS},
             "seconds": {name: taken.figures() for name, taken in times.items()},
@@ -235,6 +235,18 @@ class Contest:
                 "share_drawing": round(self.times[f"drawing {name}"].least / least, 3),
             }
         return work
+
+
+def _as_torch_has_it(call: Callable[..., Any], *arguments: Any) -> Any:
+    """On a GPU with TF32 in convolutions, torch's default, which the engine turns off: others need not pay
+    for that."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    ours = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32"
+    try:
+        return call(*arguments)
+    finally:
+        convolutions.fp32_precision = ours
 
 
 def _distance(found: Tensor, fine: Tensor) -> float:

@@ -162,6 +162,16 @@ def test_bfloat16_that_is_wrong_gives_way_to_float32(
     assert_close(attribution(found), attribution(run(explainer, picture, tolerance=0.05)), 1e-5)
 
 
+def test_where_bfloat16_saves_no_time_nothing_is_computed_in_vain(
+    fast_explainer: Explainer, explainer: Explainer, picture: NDArray[np.uint8]
+) -> None:
+    fast_explainer.fast_gradients = fast_explainer.exact  # as on a GPU
+    found = run(fast_explainer, picture)
+    assert found.provenance["precision"] == "fp32"
+    assert found.provenance["gradients_in_all"] == found.quality["evaluations"]
+    assert_close(attribution(found), attribution(run(explainer, picture)), 1e-5)
+
+
 def test_progress_shows_the_map_as_it_is_refined(explainer: Explainer, picture: NDArray[np.uint8]) -> None:
     seen: list[tuple[int, int, Floats | None]] = []
     found = integrated_gradients.explain(

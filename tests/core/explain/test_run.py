@@ -120,7 +120,7 @@ def test_cuda_explains_as_the_cpu_does(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
-def test_cuda_certifies_what_it_computes_in_bfloat16(
+def test_a_bfloat16_engine_on_cuda_is_certified(
     two_class_manifest: Path, network_explainer: NetworkExplainer, picture: NDArray[np.uint8], method: str
 ) -> None:
     on_gpu = NetworkExplainer(Engine(two_class_manifest, device="cuda", precision="bf16"))
@@ -131,3 +131,4 @@ def test_cuda_certifies_what_it_computes_in_bfloat16(
     assert np.corrcoef(found.attribution.ravel(), expected.attribution.ravel())[0, 1] > 0.98
     if method == "integrated_gradients":
         assert found.quality["converged"]
+        assert found.provenance["gradients_in_all"] == found.quality["evaluations"]
