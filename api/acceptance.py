@@ -131,7 +131,9 @@ class Acceptance:
         made |= zip((naming.subject_id for naming in named), name_requests(session, named), strict=True)
         new = {p.job_id: p.submission for p in group if made[p.job_id] == p.job_id}
         jobs = submit_all(session, new, max_attempts=self._max_attempts)
-        records = {record.job.id: record for record in queries.records_of_new(session, list(jobs.values()))}
+        pictures = {wish.picture.sha256: wish.picture for wish in new.values() if wish.picture}
+        found = queries.records_of_new(session, list(jobs.values()), pictures)
+        records = {record.job.id: record for record in found}
         return [
             what if isinstance(what, Exception) else Accepted(what, records.get(job_id))
             for job_id, what in made.items()

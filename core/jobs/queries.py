@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, literal, select, tuple_
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.errors import NotFound
+from core.jobs.blobs import Picture
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED
 from core.jobs.states import FINAL, BatchState, JobState, Queue
 from core.jobs.tables import Artifact, Batch, Blob, Image, Job, Method
@@ -21,7 +23,7 @@ class JobRecord:
     """A job with all that is shown of it."""
 
     job: Job
-    image: Image | None
+    image: Image | Picture | None
     methods: Sequence[Method]
     artifacts: Sequence[Artifact]
     position: int | None
@@ -83,8 +85,8 @@ def list_jobs(
     return _records(session, list(session.scalars(query)))
 
 
-def records_of_new(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
-    """Records of jobs that this very transaction has written, in the order of their ids.
+def records_of_new(session: Session, jobs: Sequence[Job], pictures: Mapping[str, Picture]) -> list[JobRecord]:
+    """Records of jobs that this very transaction has written, with their pictures, by SHA-256.
 
     Those of one queue and priority stand one behind the other in it: one count gives all their places.
     """
@@ -97,21 +99,27 @@ def records_of_new(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
         for line in lines.values()
         for place, job in enumerate(line, start=_position(session, line[0]))
     }
-    return _records(session, jobs, positions)
+    return _with_methods(session, jobs, pictures, positions)
 
 
-def _records(
-    session: Session, jobs: Sequence[Job], positions: Mapping[str, int] | None = None
-) -> list[JobRecord]:
-    ids = [job.id for job in jobs]
+def _records(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
     pictures = {job.image_sha256 for job in jobs if job.image_sha256}
     images = (
         {i.sha256: i for i in session.scalars(select(Image).where(Image.sha256.in_(pictures)))}
         if pictures
         else {}
     )
-    if positions is None:
-        positions = _positions(session, [job for job in jobs if job.state is JobState.QUEUED])
+    positions = _positions(session, [job for job in jobs if job.state is JobState.QUEUED])
+    return _with_methods(session, jobs, images, positions)
+
+
+def _with_methods(
+    session: Session,
+    jobs: Sequence[Job],
+    images: Mapping[str, Image | Picture],
+    positions: Mapping[str, int],
+) -> list[JobRecord]:
+    ids = [job.id for job in jobs]
     explained = [job.id for job in jobs if job.queue is Queue.EXPLAIN]
     methods: dict[str, list[Method]] = {job_id: [] for job_id in ids}
     artifacts: dict[str, list[Artifact]] = {job_id: [] for job_id in ids}
@@ -160,24 +168,46 @@ _FEW = 3
 
 
 def _position(session: Session, job: Job) -> int:
-    ahead: list[tuple[ColumnElement[bool], ...]]
-    if job.attempt:
-        ahead = [(*RETRIED, Job.run_after < job.run_after)]
-    else:  # three counts, each a range of one index
-        place = tuple_(literal(job.created_at, Job.created_at.type), literal(job.id))
-        older = tuple_(Job.created_at, Job.id) < place
-        ahead = [
-            RETRIED,
-            (*FRESH, Job.priority > job.priority),
-            (*FRESH, Job.priority == job.priority, older),
-        ]
+    place = {
+        "queue": job.queue,
+        "priority": job.priority,
+        "created_at": job.created_at,
+        "run_after": job.run_after,
+        "id": job.id,
+        "last": LAST_POSITION,
+    }
+    ahead = session.connection().scalar(_AHEAD_OF_RETRIED if job.attempt else _AHEAD_OF_NEW, place)
+    return min((ahead or 0) + 1, LAST_POSITION)
+
+
+def _counting(*ahead: tuple[ColumnElement[bool], ...]) -> Select[int]:
+    """Made once: to put these together takes longer than the database takes to count."""
     counts = [
         select(func.count())
-        .select_from(select(Job.id).where(Job.queue == job.queue, *where).limit(LAST_POSITION).subquery())
+        .select_from(
+            select(Job.id).where(Job.queue == _of("queue"), *where).limit(bindparam("last")).subquery()
+        )
         .scalar_subquery()
         for where in ahead
     ]
-    return min((session.scalar(select(sum(counts[1:], counts[0]))) or 0) + 1, LAST_POSITION)
+    return select(sum(counts[1:], counts[0]))
+
+
+def _of(name: str) -> BindParameter[Any]:
+    """What the job has in this column."""
+    return bindparam(name, type_=Job.__table__.c[name].type)
+
+
+_AHEAD_OF_RETRIED = _counting((*RETRIED, Job.run_after < _of("run_after")))
+_AHEAD_OF_NEW = _counting(  # three counts, each a range of one index
+    RETRIED,
+    (*FRESH, Job.priority > _of("priority")),
+    (
+        *FRESH,
+        Job.priority == _of("priority"),
+        tuple_(Job.created_at, Job.id) < tuple_(_of("created_at"), _of("id")),
+    ),
+)
 
 
 def picture_of(session: Session, job_id: str, *, owner: str | None = None) -> tuple[Image, bytes]:
@@ -212,7 +242,7 @@ _BYTES = select(Blob.sha256, Blob.data).where(Blob.sha256.in_(bindparam("digests
 
 
 def picture_bytes(session: Session, digests: Collection[str]) -> dict[str, bytes]:
-    rows = session.execute(_BYTES, {"digests": list(digests)})
+    rows = session.connection().execute(_BYTES, {"digests": list(digests)})
     return {sha256: data for sha256, data in rows}  # noqa: C416 - a Row is not a pair to mypy
 
 

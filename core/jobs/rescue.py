@@ -116,7 +116,7 @@ def ready(session: Session, queue: Queue, *, at_most: int) -> int:
     """
     count = 0
     for counting in (_UNFETCHED,) if queue is Queue.IO else (_FRESH, _RETRIED):
-        count += session.scalar(counting, {"of": queue, "left": at_most - count}) or 0
+        count += session.connection().scalar(counting, {"of": queue, "left": at_most - count}) or 0
     if queue is Queue.IO:
         count += deliveries.ready(session, at_most=min(at_most - count, MOST_DELIVERIES))
     return count

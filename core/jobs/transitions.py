@@ -91,7 +91,9 @@ class Move:
 
     def run(self, session: Session, data: Details | None = None, **parameters: Any) -> list[Moved]:
         """Move them; return those that were moved. ``data`` is what their events say beside the status."""
-        rows = session.execute(self._statement, parameters).all()
+        # By Core: the ORM would make another statement of it each time, and look that up for longer than it
+        # takes to run.
+        rows = session.connection().execute(self._statement, parameters).all()
         moved = [Moved._make([*row[: len(_MOVED)], tuple(row[len(row) - self._read :])]) for row in rows]
         details = data if callable(data) else lambda _job: data or {}
         events.append(

@@ -81,7 +81,8 @@ def post(database: Database, count: int = GROUP) -> None:
     """As api/acceptance.py writes what was posted together, with all that the answers show."""
     with database.write() as session:
         new = {new_id("job"): Submission(picture=PICTURES[i]) for i in range(count)}
-        queries.records_of_new(session, list(submit_all(session, new, max_attempts=3).values()))
+        jobs = list(submit_all(session, new, max_attempts=3).values())
+        queries.records_of_new(session, jobs, {picture.sha256: picture for picture in PICTURES})
 
 
 def post_batch(database: Database, size: int) -> str:

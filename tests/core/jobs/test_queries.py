@@ -171,4 +171,6 @@ def test_places_are_counted_up_to_a_last_one(database: Database, monkeypatch: py
     with database.write() as session:
         new = submit_all(session, {"job_a": Submission(picture=PICTURE, priority=9)}, max_attempts=3)
         new |= submit_all(session, {"job_b": Submission(picture=PICTURE)}, max_attempts=3)
-        assert [made.position for made in queries.records_of_new(session, list(new.values()))] == [2, 3]
+        made = queries.records_of_new(session, list(new.values()), {PICTURE.sha256: PICTURE})
+        assert [record.position for record in made] == [2, 3]
+        assert [record.image for record in made] == [PICTURE, PICTURE]
