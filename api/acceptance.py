@@ -46,8 +46,8 @@ class Accepted:
 class _Posted:
     submission: Submission
     once: Idempotency | None
+    answer: Future[Accepted]
     job_id: str = field(default_factory=lambda: new_id("job"))
-    answer: Future[Accepted] = field(default_factory=Future)
 
     @property
     def size(self) -> int:
@@ -75,13 +75,18 @@ class Acceptance:
             self._changed.notify()
         self._thread.join()
 
-    def post(self, submission: Submission, once: Idempotency | None = None) -> Future[Accepted]:
-        """The future is done when the job is committed, or refused.
+    def post(
+        self,
+        submission: Submission,
+        once: Idempotency | None = None,
+        answer: Future[Accepted] | None = None,
+    ) -> Future[Accepted]:
+        """The future, ``answer`` or a new one, is done when the job is committed, or refused.
 
         Raises:
             ServiceUnavailable: this process is ending.
         """
-        posted = _Posted(submission, once)
+        posted = _Posted(submission, once, answer or Future())
         with self._changed:
             if self._stopping:
                 raise ServiceUnavailable("The service is stopping. Send the request again in a few seconds.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
-from api.acceptance import Acceptance
+from api.acceptance import Acceptance, Accepted
 from api.auth import KeyRing
 from api.hints import HintPublisher
 from api.limits import Throughput
@@ -20,7 +22,7 @@ from core.database import Database
 from core.errors import InvalidRequest, InvalidWeights, ServiceUnavailable
 from core.jobs import queries
 from core.jobs.states import Queue
-from core.jobs.submit import Idempotency, Submission, made_before
+from core.jobs.submit import Idempotency, made_before
 from core.settings import Settings
 from core.vision.manifest import Manifest, read_manifest
 from core.vision.stand_in import StandInEngine
@@ -39,7 +41,7 @@ class Service:
         self.throughput = Throughput(self.database, settings.max_queue)
         self.acceptance = Acceptance(self.database, max_attempts=settings.max_attempts)
         # Pictures being decoded for checking take memory and a core each, so only a few at a time.
-        self._doors = CapacityLimiter(8)
+        self._checkers = ThreadPoolExecutor(8, thread_name_prefix="check")
 
     def start(self) -> None:
         self.acceptance.start()
@@ -48,6 +50,7 @@ class Service:
 
     async def stop(self) -> None:
         await self.watcher.stop()
+        await asyncio.to_thread(self._checkers.shutdown)
         await asyncio.to_thread(self.acceptance.stop)
         await asyncio.to_thread(self.hints.stop)
         self.probe.close()
@@ -71,8 +74,11 @@ class Service:
             if made is not None:
                 return made, True
         queue = Queue.IO if asked.url else Queue.EXPLAIN if asked.fields.methods else Queue.PREDICT
-        submission = await to_thread.run_sync(self._check, asked, queue, owner, limiter=self._doors)
-        accepted = await asyncio.wrap_future(self.acceptance.post(submission, once))
+        # From the checkers straight to the writer: the event loop, of which there is one, hears of the end.
+        answer: Future[Accepted] = Future()
+        check = partial(self._check_and_post, answer, asked, queue, once, owner)
+        self._checkers.submit(copy_context().run, check)
+        accepted = await asyncio.wrap_future(answer)
         if accepted.record is None:
             return await asyncio.to_thread(self.job, accepted.job_id, owner=owner), True
         self.hints.note(queue)
@@ -83,11 +89,24 @@ class Service:
             made = made_before(session, once, owner=owner)
         return None if made is None else self.job(made, owner=owner)
 
-    def _check(self, asked: Asked, queue: Queue, owner: str | None) -> Submission:
-        self.throughput.accept(queue)  # first: a full service had better not decode pictures
-        submission = check(asked, self.settings, owner=owner)
-        self.check_target(asked.fields.options.target)
-        return submission
+    def _check_and_post(
+        self,
+        answer: Future[Accepted],
+        asked: Asked,
+        queue: Queue,
+        once: Idempotency | None,
+        owner: str | None,
+    ) -> None:
+        if answer.cancelled():  # its client has gone away
+            return
+        try:
+            self.throughput.accept(queue)  # first: a full service had better not decode pictures
+            submission = check(asked, self.settings, owner=owner)
+            self.check_target(asked.fields.options.target)
+            self.acceptance.post(submission, once, answer)
+        except Exception as error:
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
 
     def check_target(self, target: str | None) -> None:
         """Raises InvalidRequest when it is no class of the network."""
