@@ -40,3 +40,12 @@ def test_fused_and_mirrored_convolutions_count_as_much_as_plain_ones(
     )
     assert abs(by_hand[precision, "gradient"] / whole["fp32", "gradient"] - 1) < 0.001
     assert abs(by_hand[precision, "forward"] / whole["fp32", "forward"] - 1) < 0.001
+
+
+def test_what_inference_mode_hands_on_whole_is_counted_too() -> None:
+    network, x = ResNet((1, 1, 1, 1)).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        recorded = work_of(lambda: network(x))
+    with torch.inference_mode():
+        assert work_of(lambda: network(x)) == recorded
+    assert recorded["fp32", "forward"] > 1e8

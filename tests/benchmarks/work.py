@@ -29,8 +29,14 @@ class Work(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
         packet = func._overloadpacket
+        if packet not in flop_registry and packet not in _FUSED:
+            # In inference mode operators such as conv2d come whole, as a composite of those that are counted.
+            with self:
+                out = func.decompose(*args, **(kwargs or {}))
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **(kwargs or {}))
         if packet in _FUSED:  # those of core.vision.folding
             # (x, weight, bias, ...), (x, other, weight, bias, ...), in place (other, x, weight, bias, ...)
             x = args[1 if packet is torch.ops.mkldnn._convolution_pointwise_ else 0]

@@ -307,8 +307,7 @@ def test_cuda_keeps_pictures_apart_while_the_next_are_copied(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-# Of the compiler's own making: it uses what torch itself calls deprecated.
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("default")  # the compiler uses what torch itself calls deprecated
 def test_cuda_compiles(small_manifest: Path, small_engine: Engine, tmp_path: Path) -> None:
     engine = Engine(small_manifest, device="cuda", cache=tmp_path)
     engine.compile_in_background().join()
