@@ -22,6 +22,8 @@ def plan_table(plan: Plan, figures: Figures) -> Table:
     if engine.on_gpu:
         source = f"{engine.from_bytes.decode_milliseconds:.1f} ms to decode a picture on one core"
         table.add_row("cores beside the GPUs", f"{plan.decoding_cores / demand.utilisation:.1f}", source)
+        source = f"one process reads {engine.from_bytes.pictures_per_second:.0f} pictures a second"
+        table.add_row("predict workers on a GPU", str(engine.workers_per_gpu), source)
     elif plan.predict.count and plan.explain.count:
         busy = plan.predict.erlangs + plan.explain.erlangs
         table.add_row(f"{unit}, if all do both", str(plan.shared), f"{busy:.2f} busy; at {share}")

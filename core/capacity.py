@@ -61,8 +61,14 @@ class Engine(_Figures):
 
     @property
     def predictions_per_second(self) -> float:
-        """Of one worker. On a CPU, decoding shares its cores; beside a GPU other cores do it."""
+        """Of a machine or a GPU. On a CPU, decoding shares its cores; beside a GPU other cores do it."""
         return self.pictures_per_second if self.on_gpu else self.from_bytes.pictures_per_second
+
+    @property
+    def workers_per_gpu(self) -> int:
+        """Predict workers that keep one GPU busy: each is one process, which reads files more slowly than a
+        GPU computes. 1 on a CPU."""
+        return math.ceil(self.predictions_per_second / self.from_bytes.pictures_per_second)
 
 
 class JobStorage(_Figures):

@@ -149,7 +149,8 @@ def given_rows(parameter: str, **columns: TypeEngine[Any]) -> CTE:
 def insert_new(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the rows whose key is not there yet; leave the others as they are."""
     if rows:
-        session.execute(_inserting_new(table, session.get_bind().dialect.name), rows)
+        connection = session.connection()
+        connection.execute(_inserting_new(table, connection.dialect.name), rows)
 
 
 @cache

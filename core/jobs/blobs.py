@@ -63,7 +63,7 @@ def _store(session: Session, blobs: Mapping[str, bytes]) -> None:
     while missing:
         rows = [{"sha256": digest, "size": len(blobs[digest]), "data": blobs[digest]} for digest in missing]
         insert_new(session, Blob.__table__, rows)  # type: ignore[arg-type]
-        if session.get_bind().dialect.name == "sqlite":
+        if session.connection().dialect.name == "sqlite":
             return  # where this transaction is the only one that writes
         locked = _locked(session, missing)
         # One that was there may have been removed before it could be locked.
@@ -87,4 +87,4 @@ _LOCKED = (
 
 
 def _locked(session: Session, digests: Collection[str]) -> set[str]:
-    return set(session.scalars(_LOCKED, {"digests": list(digests)}))
+    return set(session.connection().scalars(_LOCKED, {"digests": list(digests)}))

@@ -29,7 +29,7 @@ _APPEND = insert(Event.__table__).from_select(  # type: ignore[arg-type]
 def append(session: Session, events: Iterable[NewEvent]) -> None:
     """Write events whose numbers were taken from ``event_seq`` in this same transaction."""
     if rows := [event._asdict() for event in events]:
-        session.execute(_APPEND, {"events": rows})
+        session.connection().execute(_APPEND, {"events": rows})
 
 
 def note(session: Session, job_id: str, attempt: int, type_: str, data: dict[str, Any]) -> bool:

@@ -167,7 +167,7 @@ def submit_all(session: Session, new: dict[str, Submission], *, max_attempts: in
         for position, name in enumerate(wish.methods)
     ]
     if methods:
-        session.execute(insert(Method.__table__), methods)  # type: ignore[arg-type]
+        session.connection().execute(insert(Method.__table__), methods)  # type: ignore[arg-type]
     created = (events.NewEvent(job_id, 1, "job.created", {"status": new[job_id].state}) for job_id in new)
     events.append(session, created)
     return jobs
@@ -176,7 +176,7 @@ def submit_all(session: Session, new: dict[str, Submission], *, max_attempts: in
 def _insert(session: Session, new: dict[str, Submission], max_attempts: int) -> dict[str, Job]:
     rows = {job_id: _row(job_id, wish, max_attempts) for job_id, wish in new.items()}
     given = [row | {"deadline_seconds": new[job_id].deadline_seconds} for job_id, row in rows.items()]
-    times = session.execute(_inserting(), {"jobs": given}).all()
+    times = session.connection().execute(_inserting(), {"jobs": given}).all()
     # Made here, as they are there: to read them back would cost the ORM as much as all the rest.
     return {
         job_id: Job(

@@ -110,6 +110,8 @@ def test_beside_a_gpu_other_cores_decode() -> None:
     made = plan(Demand(predictions_per_day=DAY * 7, explanations_per_day=0, peak_factor=4), gpu)
     assert made.predict.erlangs == pytest.approx(28 / 10)
     assert made.decoding_cores == pytest.approx(28 * 0.025)
+    assert gpu.engine.workers_per_gpu == 2  # 10 a second by the GPU, 8 read by each
+    assert figures().engine.workers_per_gpu == 1
 
 
 def test_an_explanation_is_its_methods_and_a_prediction() -> None:
