@@ -467,3 +467,24 @@ class TestLimits:
             assert int(answer.headers["retry-after"]) > 0
             assert full.count_jobs() == 3
             assert of_files(full, 2)["total"] == 2
+
+
+def test_what_is_odd_in_the_text_of_an_item_is_said_of_that_item_alone(api: Api) -> None:
+    odd = [
+        {"url": "https://\ud800.example/cat.jpg", "custom_id": "host"},
+        {"url": "https://example.com/\udc00.jpg", "custom_id": "path"},
+        {"url": "https://example.com/\0.jpg", "custom_id": "nul"},
+        {"url": "https://example.com/a.jpg", "custom_id": "\ud800"},
+        {"url": "https://example.com/b.jpg", "\ud800": "key"},
+        {"url": "ftp://\ud800/\0", "custom_id": "scheme"},
+        {"url": "https://example.com/cat.jpg", "custom_id": "good", "name": "\U0001f431 \"'\\ é"},
+    ]
+    lines = "\n".join(map(json.dumps, odd)).encode()
+    answer = api.http.post("/v1/batches", files={"manifest": ("odd.jsonl", lines)})
+    assert answer.status_code == 202, answer.text
+    batch = answer.json()
+    rows = api.http.get(f"{batch['links']['self']}/results?format=jsonl").text.splitlines()
+    (good,) = [row for row in map(json.loads, rows) if row["custom_id"] == "good"]
+    assert good["name"] == "\U0001f431 \"'\\ é"
+    assert batch["counts"]["fetching"] == batch["total"] - batch["rejected"]
+    assert batch["rejected"] == len(odd) - 1, batch["errors"]
