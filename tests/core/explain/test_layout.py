@@ -86,6 +86,21 @@ def test_rows_and_columns_keep_every_pixel() -> None:
     assert layout.grid([red] * 5, columns=2, gap=3).size == (43, 36)
 
 
+def test_where_no_image_is_there_is_paper() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        sizes = random.integers(1, 30, size=(random.integers(1, 6), 2)).tolist()
+        images = [Image.new("RGB", (width, height), "red") for width, height in sizes]
+        gap = int(random.integers(0, 6))
+        side_by_side, stacked = layout.row(images, gap), layout.column(images, gap)
+        for block, along in ((side_by_side, 0), (stacked, 1)):
+            expected, place = layout.blank(*block.size), [0, 0]
+            for image in images:
+                expected.paste(image, (place[0], place[1]))
+                place[along] += image.size[along] + gap
+            np.testing.assert_array_equal(np.asarray(block), np.asarray(expected))
+
+
 def test_squares_fill_a_row() -> None:
     for columns in (1, 4, 5, 6, 12):
         side = layout.side_of(columns, 14)
