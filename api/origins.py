@@ -15,6 +15,7 @@ With a key all of this is moot: no browser adds one by itself.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -53,6 +54,7 @@ def check(method: str, headers: Headers, trusted: Collection[str]) -> None:
         )
 
 
+@lru_cache(maxsize=64)
 def _is_local(host: str) -> bool:
     """Whether this is a name of this machine, or an address: nobody can let an address lead elsewhere."""
     try:
