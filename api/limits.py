@@ -22,7 +22,7 @@ from api.auth import Caller
 from api.problems import problem_response
 from core.database import Database, db_now
 from core.errors import PawlensError
-from core.jobs import queries
+from core.jobs import places, queries
 from core.jobs.states import Queue
 from core.settings import Settings
 
@@ -140,7 +140,7 @@ class Throughput:
 
     def start_of(self, queue: Queue, position: int) -> datetime | None:
         """The position over the jobs that finished in the last minute; None while either is unknown."""
-        if position >= queries.LAST_POSITION:
+        if position >= places.LAST_POSITION:
             return None
         self._refresh()
         a_minute = self._depths[queue].finished_last_minute

@@ -23,8 +23,10 @@ nothing. No torch, no FastAPI and no Celery in here.
 ``delivery_log.py``   what an owner sees of them: attempts, redelivery, a test ping
 ``signatures.py``     Standard Webhooks' secrets and signatures
 ``explanations.py``   the methods of a running job: start, progress, end, reuse
+``statements.py``     what statements share that are made once or given many values
 ``events.py``         the numbered log behind polling, streaming and webhooks
 ``queries.py``        reading
+``places.py``         where a waiting job stands in its queue
 ``statistics.py``     what the last minute was like, for metrics
 ====================  =========================================================================
 """

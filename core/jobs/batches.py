@@ -6,17 +6,18 @@ its items, each under its index, and whatever is said of a batch is counted from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BindParameter, Executable, bindparam, case, insert, literal, select, type_coerce
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import Executable, case, insert, literal, select, type_coerce
+from sqlalchemy.orm import Session
 
 from core.database import db_now, given_rows
 from core.jobs import blobs, completion, events, webhooks
 from core.jobs.ids import new_id
+from core.jobs.statements import pages, parameter
 from core.jobs.states import BatchState, JobState, MethodState, Queue
 from core.jobs.submit import Idempotency, Naming, name_request
 from core.jobs.tables import Batch, Event, Job, Method
@@ -137,7 +138,7 @@ def create(
         "deadline_at": deadline,
         "max_attempts": max_attempts,
     }
-    for some in _pages([_row(item) for item in items]):
+    for some in pages([_row(item) for item in items]):
         session.connection().execute(_JOBS, {"items": some, **shared})
     for position, name in enumerate(wishes.methods):
         session.connection().execute(
@@ -178,12 +179,6 @@ def _log_new(session: Session, batch_id: str, now: datetime) -> None:
     )
 
 
-def _pages(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """A thousand at a time, so that what is sent stays small."""
-    for start in range(0, len(rows), 1000):
-        yield rows[start : start + 1000]
-
-
 # What is the same of every item is sent once, and what follows from the jobs is made of them where they are.
 
 _ITEM = (
@@ -199,19 +194,15 @@ _ITEM = (
 """The columns of :func:`_row`."""
 
 
-def _parameter(column: InstrumentedAttribute[Any], name: str | None = None) -> BindParameter[Any]:
-    return bindparam(name or column.key, type_=column.type)
-
-
 def _inserting_jobs() -> Executable:
     given = given_rows("items", **{column.key: column.type for column in _ITEM})
-    now = _parameter(Job.created_at, "now")
+    now = parameter(Job.created_at, "now")
     values: dict[Any, Any] = {column: given.c[column.key] for column in _ITEM}
     values |= {
-        column: _parameter(column)
+        column: parameter(column)
         for column in (Job.batch_id, Job.queue, Job.priority, Job.owner, Job.correlation_id, Job.options)
     }
-    values |= {Job.max_attempts: _parameter(Job.max_attempts), Job.deadline_at: _parameter(Job.deadline_at)}
+    values |= {Job.max_attempts: parameter(Job.max_attempts), Job.deadline_at: parameter(Job.deadline_at)}
     values |= {Job.created_at: now, Job.run_after: now, Job.meta: literal({}, Job.meta.type)}
     values |= {Job.attempt: literal(0), Job.event_seq: literal(1)}
     values |= {Job.finished_at: case((given.c.state == JobState.FAILED, now))}
@@ -219,13 +210,13 @@ def _inserting_jobs() -> Executable:
 
 
 def _inserting_methods() -> Executable:
-    now = _parameter(Method.finished_at, "now")
+    now = parameter(Method.finished_at, "now")
     refused = Job.state == JobState.FAILED
     state = case((refused, MethodState.SKIPPED), else_=MethodState.QUEUED)
     values: dict[Any, Any] = {
         Method.job_id: Job.id,
-        Method.name: _parameter(Method.name),
-        Method.position: _parameter(Method.position),
+        Method.name: parameter(Method.name),
+        Method.position: parameter(Method.position),
         Method.state: type_coerce(state, Method.state.type),
         Method.finished_at: case((refused, now)),
         Method.options: literal({}, Method.options.type),
@@ -233,7 +224,7 @@ def _inserting_methods() -> Executable:
         Method.total: literal(0),
         Method.cached: literal(False),
     }
-    those = select(*values.values()).where(Job.batch_id == bindparam("batch_id"))
+    those = select(*values.values()).where(Job.batch_id == parameter(Job.batch_id))
     return insert(Method.__table__).from_select([*values], those)  # type: ignore[arg-type]
 
 
@@ -242,11 +233,11 @@ def _inserting_events() -> Executable:
         Event.subject_id: Job.id,
         Event.seq: literal(1),
         Event.type: literal("job.created"),
-        Event.data: _parameter(Event.data),
-        Event.created_at: _parameter(Event.created_at, "now"),
+        Event.data: parameter(Event.data),
+        Event.created_at: parameter(Event.created_at, "now"),
     }
     those = select(*values.values()).where(
-        Job.batch_id == bindparam("batch_id"), Job.state == _parameter(Job.state, "of")
+        Job.batch_id == parameter(Job.batch_id), Job.state == parameter(Job.state, "of")
     )
     return insert(Event.__table__).from_select([*values], those)  # type: ignore[arg-type]
 

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from core.database import insert_new
+from core.jobs.statements import pages
 from core.jobs.tables import Blob, Image
 
 
@@ -72,9 +73,9 @@ def _store(session: Session, blobs: Mapping[str, bytes]) -> None:
 
 def hold(session: Session, digests: Collection[str]) -> set[str]:
     """Keep what is stored of these until the caller's transaction has ended; return what is missing."""
-    ordered, held = sorted(digests), set[str]()
-    for start in range(0, len(ordered), 1000):
-        held |= _locked(session, ordered[start : start + 1000])
+    held = set[str]()
+    for some in pages(sorted(digests)):
+        held |= _locked(session, some)
     return set(digests) - held
 
 

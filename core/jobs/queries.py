@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, select, tuple_
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.errors import NotFound
+from core.jobs import places
 from core.jobs.blobs import Picture
-from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED
 from core.jobs.states import FINAL, BatchState, JobState, Queue
 from core.jobs.tables import Artifact, Batch, Blob, Image, Job, Method
 
@@ -29,13 +28,8 @@ class JobRecord:
     position: int | None
     """Jobs of the same queue that would be claimed before it, plus one; None unless it waits there.
 
-    Retries go first; when they become due is not looked at. It is counted up to :data:`LAST_POSITION`, which
-    stands for every place from there on: what a new job costs must not grow with the queue.
+    Up to :data:`core.jobs.places.LAST_POSITION`, which stands for every place from there on.
     """
-
-
-LAST_POSITION = 1000
-"""The largest position that is told apart from those behind it."""
 
 
 def get_job(session: Session, job_id: str, *, owner: str | None = None) -> JobRecord:
@@ -86,20 +80,8 @@ def list_jobs(
 
 
 def records_of_new(session: Session, jobs: Sequence[Job], pictures: Mapping[str, Picture]) -> list[JobRecord]:
-    """Records of jobs that this very transaction has written, with their pictures, by SHA-256.
-
-    Those of one queue and priority stand one behind the other in it: one count gives all their places.
-    """
-    lines: dict[tuple[Queue, int], list[Job]] = {}
-    for job in sorted(jobs, key=lambda job: job.id):
-        if job.state is JobState.QUEUED:
-            lines.setdefault((job.queue, job.priority), []).append(job)
-    positions = {
-        job.id: min(place, LAST_POSITION)
-        for line in lines.values()
-        for place, job in enumerate(line, start=_position(session, line[0]))
-    }
-    return _with_methods(session, jobs, pictures, positions)
+    """Records of jobs that this very transaction has written, with their pictures, by SHA-256."""
+    return _with_methods(session, jobs, pictures, places.of_new(session, jobs))
 
 
 def _records(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
@@ -109,8 +91,7 @@ def _records(session: Session, jobs: Sequence[Job]) -> list[JobRecord]:
         if pictures
         else {}
     )
-    positions = _positions(session, [job for job in jobs if job.state is JobState.QUEUED])
-    return _with_methods(session, jobs, images, positions)
+    return _with_methods(session, jobs, images, places.of(session, jobs))
 
 
 def _with_methods(
@@ -144,70 +125,6 @@ def _with_methods(
         )
         for job in jobs
     ]
-
-
-def _positions(session: Session, waiting: Sequence[Job]) -> dict[str, int]:
-    """The place of each of these jobs in its queue, counted from 1."""
-    if len(waiting) <= _FEW:
-        return {job.id: _position(session, job) for job in waiting}
-    # Reading the head of the queue once costs less than counting for each of many.
-    places: dict[str, int] = {}
-    for queue in {job.queue for job in waiting}:
-        head = [
-            job_id
-            for kind, order in ((RETRIED, (Job.run_after,)), (FRESH, BY_PRIORITY_THEN_AGE))
-            for job_id in session.scalars(
-                select(Job.id).where(*kind, Job.queue == queue).order_by(*order).limit(LAST_POSITION)
-            )
-        ]
-        places |= {job_id: place for place, job_id in enumerate(head[:LAST_POSITION], start=1)}
-    return {job.id: places.get(job.id, LAST_POSITION) for job in waiting}
-
-
-_FEW = 3
-
-
-def _position(session: Session, job: Job) -> int:
-    place = {
-        "queue": job.queue,
-        "priority": job.priority,
-        "created_at": job.created_at,
-        "run_after": job.run_after,
-        "id": job.id,
-        "last": LAST_POSITION,
-    }
-    ahead = session.connection().scalar(_AHEAD_OF_RETRIED if job.attempt else _AHEAD_OF_NEW, place)
-    return min((ahead or 0) + 1, LAST_POSITION)
-
-
-def _counting(*ahead: tuple[ColumnElement[bool], ...]) -> Select[int]:
-    """Made once: to put these together takes longer than the database takes to count."""
-    counts = [
-        select(func.count())
-        .select_from(
-            select(Job.id).where(Job.queue == _of("queue"), *where).limit(bindparam("last")).subquery()
-        )
-        .scalar_subquery()
-        for where in ahead
-    ]
-    return select(sum(counts[1:], counts[0]))
-
-
-def _of(name: str) -> BindParameter[Any]:
-    """What the job has in this column."""
-    return bindparam(name, type_=Job.__table__.c[name].type)
-
-
-_AHEAD_OF_RETRIED = _counting((*RETRIED, Job.run_after < _of("run_after")))
-_AHEAD_OF_NEW = _counting(  # three counts, each a range of one index
-    RETRIED,
-    (*FRESH, Job.priority > _of("priority")),
-    (
-        *FRESH,
-        Job.priority == _of("priority"),
-        tuple_(Job.created_at, Job.id) < tuple_(_of("created_at"), _of("id")),
-    ),
-)
 
 
 def picture_of(session: Session, job_id: str, *, owner: str | None = None) -> tuple[Image, bytes]:

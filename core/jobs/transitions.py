@@ -8,7 +8,7 @@ nothing for them: that is the fence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.database import db_now
 from core.jobs import completion, events, webhooks
+from core.jobs.statements import pages
 from core.jobs.states import LEASED, MOVES, JobState, MethodState, Queue
 from core.jobs.tables import Job, Method
 
@@ -157,7 +158,7 @@ def put_back(
 
 def _rewind_methods(session: Session, job_ids: list[str]) -> None:
     """A method that was running when its job was put back waits again; what had ended stays."""
-    for some in _pages(job_ids):
+    for some in pages(job_ids):
         session.execute(
             update(Method)
             .where(Method.job_id.in_(some), Method.state == MethodState.RUNNING)
@@ -169,7 +170,7 @@ def _rewind_methods(session: Session, job_ids: list[str]) -> None:
 def _end_methods(session: Session, job_ids: list[str], to: JobState) -> None:
     """Methods that had not ended when their job did: what ran was canceled, what waited was skipped."""
     unstarted = MethodState.CANCELED if to is JobState.CANCELED else MethodState.SKIPPED
-    for some in _pages(job_ids):
+    for some in pages(job_ids):
         for state, end in ((MethodState.RUNNING, MethodState.CANCELED), (MethodState.QUEUED, unstarted)):
             session.execute(
                 update(Method)
@@ -177,9 +178,3 @@ def _end_methods(session: Session, job_ids: list[str], to: JobState) -> None:
                 .values(state=end, finished_at=db_now())
                 .execution_options(synchronize_session=False)
             )
-
-
-def _pages(job_ids: list[str]) -> Iterator[list[str]]:
-    """A statement holds tens of thousands of values at most, and a batch may end whole at once."""
-    for start in range(0, len(job_ids), 1000):
-        yield job_ids[start : start + 1000]

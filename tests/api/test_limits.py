@@ -12,7 +12,7 @@ import pytest
 from api import limits
 from api.limits import QueueFull, Throughput, TokenBuckets
 from core.database import Database
-from core.jobs.queries import LAST_POSITION
+from core.jobs.places import LAST_POSITION
 from core.jobs.states import JobState, Queue
 from tests.api.conftest import PHOTO, PUBLIC_URL, Api, assert_problem, serving, settings_for
 from tests.api.key_holders import bearer, make_key, wait_for_the_guard

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Integer, cast, event, func, insert, select, t
 from sqlalchemy.orm import Session
 
 from core.database import Database
-from core.jobs import batch_queries, claims, completion, queries, rescue, results
+from core.jobs import batch_queries, claims, completion, places, queries, rescue, results
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Batch, Job
 
@@ -159,7 +159,7 @@ def test_the_position_is_counted_in_the_index(crowded: Database) -> None:
         last = last_of_the_queue(session)
         job = session.get_one(Job, last)
         middle = session.scalar(select(Job).where(Job.queue == Queue.PREDICT, Job.priority == 8).limit(1))
-        assert queries.get_job(session, last).position == queries.LAST_POSITION < WAITING
+        assert queries.get_job(session, last).position == places.LAST_POSITION < WAITING
     assert middle is not None
     assert job.priority == 0
     plan = plans(crowded, lambda s: queries.get_job(s, middle.id))[-1]

@@ -5,7 +5,7 @@ from sqlalchemy import insert
 
 from core.database import Database, db_now
 from core.errors import NotFound, ServiceUnavailable
-from core.jobs import claims, queries, results
+from core.jobs import claims, places, queries, results
 from core.jobs.blobs import store_blob
 from core.jobs.queries import event_seqs, get_job, list_jobs, picture_of, queue_depths
 from core.jobs.states import JobState, Queue
@@ -159,7 +159,7 @@ def test_a_page_of_jobs_says_the_same_positions_as_each_job_alone(database: Data
 
 
 def test_places_are_counted_up_to_a_last_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "LAST_POSITION", 3)
+    monkeypatch.setattr(places, "LAST_POSITION", 3)
     first = running(database)
     with database.write() as session:
         assert results.fail(session, first, ServiceUnavailable("passing"), retry_seconds=0)

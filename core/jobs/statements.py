@@ -1,0 +1,22 @@
+"""What statements share that are made once, or that are given many values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import BindParameter, bindparam
+from sqlalchemy.orm import InstrumentedAttribute
+
+T = TypeVar("T")
+
+
+def parameter(column: InstrumentedAttribute[Any], name: str | None = None) -> BindParameter[Any]:
+    """What is given for a column when the statement is run, under the column's name or another."""
+    return bindparam(name or column.key, type_=column.type)
+
+
+def pages(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """A thousand at a time: a statement holds tens of thousands of values at most."""
+    for start in range(0, len(values), 1000):
+        yield values[start : start + 1000]
