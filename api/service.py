@@ -25,7 +25,6 @@ from core.jobs.states import Queue
 from core.jobs.submit import Idempotency, made_before
 from core.settings import Settings
 from core.vision.manifest import Manifest, read_manifest
-from core.vision.stand_in import StandInEngine
 
 
 class Service:
@@ -122,6 +121,8 @@ class Service:
             ServiceUnavailable: the manifest is missing or damaged.
         """
         if self.settings.engine == "stand-in":
+            from core.vision.stand_in import StandInEngine  # noqa: PLC0415 - loads NumPy
+
             return StandInEngine().manifest
         try:
             return read_manifest(self.settings.weights)

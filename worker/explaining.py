@@ -24,8 +24,8 @@ from core.jobs.claims import Claim
 from core.jobs.explanations import File, Finished
 from core.logs import log_context
 from core.settings import Settings
-from core.vision.images import Placement, Preprocessing
 from core.vision.prediction import ImageEngine, Prediction
+from core.vision.preprocessing import Placement, Preprocessing
 from worker.leases import LeaseKeeper
 from worker.writing import write_outcome
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from core.vision.images import Placement
+from core.vision.preprocessing import Placement
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.floating[Any]]

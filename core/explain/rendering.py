@@ -11,9 +11,9 @@
 ======================  =====================================================================================
 
 ``heatmap.png`` and ``overlay.png`` are the crop that the network saw, each pixel k x k times; k is the
-smallest integer from 2 that makes them at least 448 pixels wide. :class:`core.vision.images.Placement` says
-where the crop lies in the original. Equal explanations give equal bytes. Both kinds of NumPy file load with
-``allow_pickle=False``.
+smallest integer from 2 that makes them at least 448 pixels wide. Where the crop lies in the original says
+:class:`core.vision.preprocessing.Placement`. Equal explanations give equal bytes. Both kinds of NumPy file
+load with ``allow_pickle=False``.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ from core.training.report import Evaluation, write_report
 from core.training.sources import Indices
 from core.training.train import configured, parser
 from core.vision.engine import Engine
-from core.vision.images import Preprocessing
 from core.vision.manifest import InputFormat, Manifest, read_manifest, write_manifest
+from core.vision.preprocessing import Preprocessing
 
 Measured = Literal["validation", "test", "all"]
 

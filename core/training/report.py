@@ -20,8 +20,8 @@ from core.training import metrics, plots
 from core.training.data import Pictures
 from core.training.sources import Indices
 from core.vision.engine import Engine
-from core.vision.images import Preprocessing
 from core.vision.manifest import Manifest
+from core.vision.preprocessing import Preprocessing
 
 _MISTAKES = 24
 

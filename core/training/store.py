@@ -22,8 +22,8 @@ from torch import Tensor
 from core.files import replacing
 from core.training.data import Pictures, Watch, unwatched
 from core.training.sources import Indices
-from core.vision.images import Preprocessing
 from core.vision.manifest import InputFormat
+from core.vision.preprocessing import Preprocessing
 
 Pixels = NDArray[np.uint8]
 

@@ -21,10 +21,11 @@ from core.errors import DeviceFailed, DeviceOutOfMemory, PawlensError
 from core.vision.checkpoint import load_checkpoint
 from core.vision.compiled import attempt, compile_network
 from core.vision.folding import FoldedResNet, fold_batchnorm
-from core.vision.images import MAX_PIXELS, Preprocessing
+from core.vision.images import MAX_PIXELS
 from core.vision.memory import free_memory, is_out_of_memory
 from core.vision.precision import Forward, compare, fast_bfloat16, synthetic_pictures
 from core.vision.prediction import Prediction
+from core.vision.preprocessing import Preprocessing
 from core.vision.resnet import ResNet
 from core.vision.verdicts import Verdicts
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from core.vision.images import Preprocessing
 from core.vision.manifest import read_manifest
+from core.vision.preprocessing import Preprocessing
 from tests.browser.conftest import OpenVisit, Visit, make_service_folder
 from tests.browser.views import METHODS, pixels
 from tests.processes import EXAMPLES, Service, running

@@ -22,7 +22,7 @@ from core.jobs.blobs import Picture
 from core.jobs.states import JobState, MethodState, Queue
 from core.jobs.submit import Submission, submit
 from core.settings import Settings
-from core.vision.images import Preprocessing
+from core.vision.preprocessing import Preprocessing
 from core.vision.stand_in import StandInEngine
 from worker import explaining
 from worker.leases import LeaseKeeper

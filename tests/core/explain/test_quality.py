@@ -22,8 +22,8 @@ from core.explain.quality import (
     spearman,
     trimap_in_crop,
 )
-from core.vision.images import Preprocessing
 from core.vision.manifest import InputFormat
+from core.vision.preprocessing import Preprocessing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RANDOM = np.random.default_rng(0)

@@ -8,8 +8,8 @@ import pytest
 from core.training.config import Data
 from core.training.data import Pictures, open_pictures
 from core.training.store import batches, served_crops, whole_pictures
-from core.vision.images import Preprocessing
 from core.vision.manifest import InputFormat
+from core.vision.preprocessing import Preprocessing
 
 FORM = InputFormat(size=32, resize_scale=1.14, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from core.vision.images import Placement, Preprocessing, decode
+from core.vision.images import decode
 from core.vision.manifest import InputFormat
+from core.vision.preprocessing import Placement, Preprocessing
 
 from .conftest import EXAMPLES
 
