@@ -1,4 +1,4 @@
-"""Clients that post pictures, from processes of their own: as fast as they are answered, or at a given rate.
+"""Clients that post pictures, from a process of their own: as fast as they are answered, or at a given rate.
 
 As fast as they are answered is a closed loop: each client posts its next picture when it has its answer. So
 the number of clients bounds what is under way, and a slow server is asked less often; rates and latencies
@@ -8,26 +8,26 @@ its client still waits for an answer: a server that stands still cannot hide wha
 
 from __future__ import annotations
 
-import http.client
+import asyncio
 import itertools
 import json
 import multiprocessing
 import os
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import httpx
+import uvloop
 
 from tests.processes import PHOTOS
 
 WARM_SECONDS = 2.0
-PROCESSES = 2
-"""One process of Python clients would be slower than the servers that it measures."""
+LEAD_SECONDS = 0.2
+"""In which all connections are opened."""
+NEW_BYTES = 12
 
 
 @dataclass
@@ -63,7 +63,7 @@ def drive(
     ok: int = 200,
     per_second: float | None = None,
 ) -> Load:
-    """Post photos (all of tests/examples, or those with these numbers) for so long, and a second to warm up;
+    """Post photos (all of tests/examples, or those with these numbers) for so long, after a while to warm up;
     ``per_second`` of all clients together, or as fast as they are answered.
 
     Every picture is new to the server: bytes behind the end of the JPEG make it different from all others.
@@ -71,105 +71,90 @@ def drive(
     Raises AssertionError if anything but ``ok`` is answered.
     """
     chosen = tuple(range(len(PHOTOS)) if photos is None else photos)
-    processes = min(PROCESSES, clients)
-    shares = [range(number, clients, processes) for number in range(processes)]
-    pace = Pace(per_second, clients)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        pool.map(_ready, range(processes))  # Python has started and imported in each
-        begin = time.monotonic() + 0.2
-        wishes = [
-            (port, path, share, begin, seconds, dict(headers or {}), chosen, ok, pace) for share in shares
-        ]
-        parts = pool.starmap(_clients, wishes, chunksize=1)
-    whole = Load(seconds, begin)
-    for part in parts:
-        whole.seconds += part.seconds
-        whole.answers |= part.answers
-    return whole
+    visit = _Visit(port, path, clients, seconds, dict(headers or {}), chosen, ok, per_second, WARM_SECONDS)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_drive, (visit,))
 
 
 @dataclass(frozen=True)
-class Pace:
-    """When each client posts: their turns follow one another evenly."""
+class _Visit:
+    """What :func:`drive` was asked for."""
 
-    per_second: float | None
+    port: int
+    path: str
     clients: int
+    seconds: float
+    headers: dict[str, str]
+    photos: tuple[int, ...]
+    ok: int
+    per_second: float | None
+    warm_seconds: float
 
-    def wait(self, begin: float, client: int, request: int) -> float:
-        """Until it is the client's turn for this request of its own. From when its latency counts."""
+    async def turn(self, begin: float, client: int, request: int) -> float:
+        """Wait until it is the client's turn for this request of its own. From when its latency counts.
+
+        The turns of all clients follow one another evenly.
+        """
         if self.per_second is None:
             return time.monotonic()
         due = begin + (request * self.clients + client) / self.per_second
-        time.sleep(max(0.0, due - time.monotonic()))
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
         return due
 
 
-def _ready(_number: int) -> None:
-    time.sleep(0.1)  # so that no process takes the part of another
+def _drive(visit: _Visit) -> Load:
+    return uvloop.run(_all_clients(visit))
 
 
-def _clients(
-    port: int,
-    path: str,
-    clients: range,
-    begin: float,
-    seconds: float,
-    headers: dict[str, str],
-    photos: Sequence[int],
-    ok: int,
-    pace: Pace,
-) -> Load:
-    load, errors = Load(seconds), []
-
-    def client(number: int) -> None:
-        try:
-            first = number % len(photos)  # so that not all post the same photo at the same time
-            turns = partial(pace.wait, begin, number)
-            _client(load, port, path, begin, headers, [*photos[first:], *photos[:first]], ok, turns)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in clients]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+async def _all_clients(visit: _Visit) -> Load:
+    load = Load(visit.seconds, began=time.monotonic() + LEAD_SECONDS)
+    await asyncio.gather(*(_client(number, visit, load) for number in range(visit.clients)))
     return load
 
 
-def _client(
-    load: Load,
-    port: int,
-    path: str,
-    begin: float,
-    headers: dict[str, str],
-    photos: Sequence[int],
-    ok: int,
-    turn: Callable[[int], float],
-) -> None:
-    # Prepared once and sent by the plainest client: a comfortable one would cost as much as the server does.
-    forms = {PHOTOS[number].stem: _form(PHOTOS[number].read_bytes()) for number in photos}
+async def _client(number: int, visit: _Visit, load: Load) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", visit.port)
+    # Not all post the same photo at the same time.
+    first = number % len(visit.photos)
+    photos = [PHOTOS[index] for index in (*visit.photos[first:], *visit.photos[:first])]
+    requests = {photo.stem: _requests(photo.read_bytes(), visit) for photo in photos}
     bodies: dict[str, bytes] = {}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    time.sleep(max(0.0, begin - time.monotonic()))
-    opened, closed = begin + WARM_SECONDS, begin + WARM_SECONDS + load.window
-    for request, name in enumerate(itertools.cycle(forms)):
-        head, tail, kind = forms[name]
-        started = turn(request)
+    opened = load.began + visit.warm_seconds
+    closed = opened + load.window
+    await asyncio.sleep(load.began - time.monotonic())
+    for request, name in enumerate(itertools.cycle(requests)):
+        started = await visit.turn(load.began, number, request)
         if time.monotonic() >= closed:
             break
-        connection.request("POST", path, head + os.urandom(12) + tail, {"Content-Type": kind, **headers})
-        answer = connection.getresponse()
-        body = answer.read()
+        writer.write(next(requests[name]))
+        status, body = await _answer(reader)
         ended = time.monotonic()
-        assert answer.status == ok, f"{answer.status} {body[:300]!r}"
+        assert status == visit.ok, f"{status} {body[:300]!r}"
         if opened <= ended < closed:
             load.seconds.append(ended - started)
         bodies[name] = body
-    connection.close()
+    writer.close()
     load.answers |= {name: json.loads(body) for name, body in bodies.items()}
+
+
+async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Status and body. Written out, for a comfortable client would cost as much as the server does."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    _, length, rest = head.partition(b"\r\ncontent-length:")
+    assert length, f"an answer of unknown length: {head!r}"
+    body = await reader.readexactly(int(rest.partition(b"\r\n")[0]))
+    return int(head.split(b" ", 2)[1]), body
+
+
+def _requests(data: bytes, visit: _Visit) -> Iterator[bytes]:
+    """Whole requests with this photo, each with other bytes behind it."""
+    head, tail, kind = _form(data)
+    length = len(head) + NEW_BYTES + len(tail)
+    headers = {"Host": "127.0.0.1", "Content-Type": kind, "Content-Length": length, **visit.headers}
+    lines = [f"POST {visit.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    head = "\r\n".join(lines).encode() + head
+    while True:
+        yield head + os.urandom(NEW_BYTES) + tail
 
 
 def _form(data: bytes) -> tuple[bytes, bytes, str]:

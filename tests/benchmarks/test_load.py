@@ -80,7 +80,7 @@ def test_at_a_given_rate_a_request_that_had_to_wait_for_its_turn_is_late(receive
     assert few.percentile(50) < 150
     many = drive(receiver.server_port, "/", 1, 1.0, per_second=100)  # of which it can answer 20
     assert many.rate < 21
-    assert many.percentile(50) > 500
+    assert many.percentile(50) > 350  # the tenth is due after 0.1 s and answered after 0.5 s
 
 
 def test_another_answer_than_expected_is_an_error(receiver: Receiver) -> None:
