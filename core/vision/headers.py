@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import dataclass
 from typing import Literal
 
 from core.errors import InvalidImage, UnsupportedMediaType
@@ -33,6 +34,7 @@ MAX_SIDE = 65_535
 # no marker follows, a search from each of a million of them would look at all the others.)
 _NEXT_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
@@ -52,13 +54,25 @@ def media_type(data: bytes) -> MediaType:
     raise UnsupportedMediaType("The data are no JPEG, PNG or WebP picture; these three formats are accepted.")
 
 
-def check_size(data: bytes, kind: MediaType, max_pixels: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a header promises: the sizes of all frames in it, in pixels.
+
+    ``in_one_pass`` is false of a JPEG whose pixels come in several scans. A decoder then keeps the
+    coefficients of the whole picture, also to decode it at a fraction of its size.
+    """
+
+    sizes: list[tuple[int, int]]
+    in_one_pass: bool = True
+
+
+def read_header(data: bytes, kind: MediaType, max_pixels: int) -> Header:
     """Raise InvalidImage if the header is damaged, or promises too many pixels or too much work."""
     try:
-        sizes = {"image/jpeg": _jpeg_sizes, "image/png": _png_sizes, "image/webp": _webp_sizes}[kind](data)
+        header = {"image/jpeg": _jpeg, "image/png": _png, "image/webp": _webp}[kind](data)
     except (struct.error, IndexError) as error:
         raise InvalidImage("The picture's header is truncated.") from error
-    for width, height in sizes:
+    for width, height in header.sizes:
         if width * height > max_pixels:
             raise InvalidImage(
                 f"The picture has {width} x {height} = {width * height / 1e6:.1f} million pixels; at most "
@@ -66,14 +80,16 @@ def check_size(data: bytes, kind: MediaType, max_pixels: int) -> None:
             )
         if max(width, height) > MAX_SIDE:
             raise InvalidImage(f"The picture has {width} x {height} pixels; a side has {MAX_SIDE:,} at most.")
+    return header
 
 
-def _jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
+def _jpeg(data: bytes) -> Header:
     """Width and height in each frame header up to the end of the first picture; ITU-T T.81, annex B.
 
     What follows the first picture (further frames of an MPO file, a phone's video) is never decoded.
     """
     sizes = []
+    is_progressive = False
     segments = scans = fill = 0
     position = 2
     while marker := _NEXT_JPEG_MARKER.search(data, position):
@@ -95,16 +111,17 @@ def _jpeg_sizes(data: bytes) -> list[tuple[int, int]]:
         if code in _START_OF_FRAME:
             height, width = struct.unpack_from(">HH", data, position + 3)
             sizes.append((width, height))
+            is_progressive |= code in _PROGRESSIVE
         scans += code == _START_OF_SCAN
         if scans > MAX_JPEG_SCANS:
             raise InvalidImage(f"The JPEG has more than {MAX_JPEG_SCANS} scans.")
         position += struct.unpack_from(">H", data, position)[0]
     if not scans:
         raise InvalidImage("The JPEG has no pixels: there is no scan in it.")
-    return sizes
+    return Header(sizes, in_one_pass=scans == 1 and not is_progressive)
 
 
-def _png_sizes(data: bytes) -> list[tuple[int, int]]:
+def _png(data: bytes) -> Header:
     """IHDR must be the first chunk; https://www.w3.org/TR/png-3/#11IHDR."""
     position, chunks = 8, 0
     while position + 8 <= len(data):
@@ -112,19 +129,19 @@ def _png_sizes(data: bytes) -> list[tuple[int, int]]:
         chunks += 1
         if chunks > MAX_PNG_CHUNKS:
             raise InvalidImage(f"The PNG has more than {MAX_PNG_CHUNKS:,} chunks.")
-    return [struct.unpack_from(">II", data, 16)]
+    return Header([struct.unpack_from(">II", data, 16)])
 
 
-def _webp_sizes(data: bytes) -> list[tuple[int, int]]:
+def _webp(data: bytes) -> Header:
     """The canvas in the first chunk; RFC 9649, sections 2.5 to 2.7."""
     chunk = data[12:16]
     if chunk == b"VP8X":
         width, width_high, height, height_high = struct.unpack_from("<HBHB", data, 24)  # 24 bits each
-        return [((width | width_high << 16) + 1, (height | height_high << 16) + 1)]
+        return Header([((width | width_high << 16) + 1, (height | height_high << 16) + 1)])
     if chunk == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
-        return [((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)]
+        return Header([((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)])
     if chunk == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
-        return [(width & 0x3FFF, height & 0x3FFF)]
+        return Header([(width & 0x3FFF, height & 0x3FFF)])
     raise InvalidImage("The WebP file does not begin with a picture.")

@@ -9,6 +9,8 @@ The API checks pictures with it, and stays small: neither torch nor NumPy is imp
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image
@@ -18,7 +20,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from core.errors import InvalidImage
-from core.vision.headers import MediaType, check_size, media_type
+from core.vision.headers import Header, MediaType, media_type, read_header
+from core.vision.room import Room
 
 MAX_PIXELS = 25_000_000
 
@@ -55,13 +58,13 @@ def inspect(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Check that ``data`` is a whole picture that :func:`decode` will accept.
 
     A JPEG is decoded at an eighth of its size: all its entropy-coded data are read, so a truncated file is
-    noticed, while most of the arithmetic and nearly all of the memory for pixels are saved.
+    noticed, while most of the arithmetic is saved, and unless it is progressive nearly all of the memory.
 
     Raises UnsupportedMediaType if it is no JPEG, PNG or WebP; InvalidImage if it is empty, damaged or
     truncated, or has more than ``max_pixels`` pixels.
     """
-    loaded = load(data, max_pixels=max_pixels, shorter_side=1)
-    return ImageInfo(*loaded.upright_size, loaded.media_type)
+    with loaded(data, max_pixels=max_pixels, shorter_side=1, converts=False) as picture:
+        return ImageInfo(*picture.upright_size, picture.media_type)
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -73,7 +76,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises as :func:`inspect` does.
     """
-    return load(data, max_pixels=max_pixels).upright_rgb()
+    with loaded(data, max_pixels=max_pixels) as picture:
+        return picture.upright_rgb()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +108,42 @@ class Loaded:
             raise InvalidImage(f"The picture cannot be converted to RGB: {error}") from error
 
 
-def load(data: bytes, *, max_pixels: int = MAX_PIXELS, shorter_side: int | None = None) -> Loaded:
+@contextmanager
+def loaded(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, shorter_side: int | None = None, converts: bool = True
+) -> Iterator[Loaded]:
     """Decode all pixels, and leave them as they are stored. Raises as :func:`inspect` does.
 
     With ``shorter_side`` a JPEG is decoded at 1/2, 1/4 or 1/8 of its size, if its shorter side keeps as many.
+    Waits for its share of the memory that this process has for decoding, and holds it for the block, in which
+    the picture is converted to RGB if ``converts``.
     """
     kind = media_type(data)
-    check_size(data, kind, max_pixels)
+    header = read_header(data, kind, max_pixels)
+    with _room.taken(_memory(header, kind, shorter_side, converts=converts)):
+        yield _load(data, kind, max_pixels, shorter_side)
+
+
+_room = Room(256 << 20)
+
+# Bytes a pixel at most, measured: to decode it, and to convert the picture to RGB.
+_DECODING: dict[MediaType, int] = {"image/jpeg": 4, "image/png": 4, "image/webp": 16}
+_CONVERTING: dict[MediaType, int] = {"image/jpeg": 4, "image/png": 16, "image/webp": 12}
+_COEFFICIENTS = 8
+
+
+def _memory(header: Header, kind: MediaType, shorter_side: int | None, *, converts: bool) -> int:
+    """Bytes that will be needed at most."""
+    width, height = max(header.sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+    pixels = decoded = width * height
+    if kind == "image/jpeg" and shorter_side:
+        reduction = min(width, height) // shorter_side
+        decoded //= next((scale**2 for scale in (8, 4, 2) if scale <= reduction), 1)
+    needed = decoded * (_DECODING[kind] + (_CONVERTING[kind] if converts else 0))
+    return needed if header.in_one_pass else needed + pixels * _COEFFICIENTS
+
+
+def _load(data: bytes, kind: MediaType, max_pixels: int, shorter_side: int | None) -> Loaded:
     try:
         image = _PLUGINS[kind](io.BytesIO(data))
         size = image.size

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from core.vision.images import MAX_PIXELS, load
+from core.vision.images import MAX_PIXELS, Loaded, loaded
 from core.vision.manifest import InputFormat
 
 
@@ -61,13 +61,16 @@ class Preprocessing:
         leaves at least twice the pixels wanted. Measured on photos of 12 million pixels: five times faster,
         0.3 grey levels of mean difference, log-odds changed by 0.05 at most.
         """
-        loaded = load(data, max_pixels=max_pixels, shorter_side=2 * self.shorter_side)
-        image = loaded.upright_rgb()
-        place = self.placement(*loaded.upright_size)
-        extent_x, extent_y = loaded.extent[::-1] if loaded.orientation >= 5 else loaded.extent
+        with loaded(data, max_pixels=max_pixels, shorter_side=2 * self.shorter_side) as picture:
+            return self._crop_of(picture)
+
+    def _crop_of(self, picture: Loaded) -> NDArray[np.uint8]:
+        image = picture.upright_rgb()
+        place = self.placement(*picture.upright_size)
+        extent_x, extent_y = picture.extent[::-1] if picture.orientation >= 5 else picture.extent
         # A partly empty last column or row comes first where turning the picture upright mirrored that axis.
-        left = image.width - extent_x if loaded.orientation in {2, 3, 6, 7} else 0.0
-        top = image.height - extent_y if loaded.orientation in {3, 4, 7, 8} else 0.0
+        left = image.width - extent_x if picture.orientation in {2, 3, 6, 7} else 0.0
+        top = image.height - extent_y if picture.orientation in {3, 4, 7, 8} else 0.0
         x, y = extent_x / place.width, extent_y / place.height  # decoded pixels per original pixel
         return self._resample(
             image, left + place.offset_x * x, top + place.offset_y * y, place.scale_x * x, place.scale_y * y
