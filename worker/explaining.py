@@ -17,7 +17,7 @@ from core.database import Database
 from core.errors import DeviceFailed, InternalError, PawlensError, ServiceUnavailable, TimedOut
 from core.explain import rendering
 from core.explain.explanation import Explainer, Floats
-from core.explain.methods import METHODS
+from core.explain.methods import GENERATION, METHODS
 from core.explain.options import ExplainOptions
 from core.jobs import claims, explanations, queries, results
 from core.jobs.claims import Claim
@@ -127,7 +127,8 @@ class ExplainRunner:
         of_picture = METHODS[method].needs_picture
         key = explanations.cache_key(
             picture=(claim.image_sha256 or "") if of_picture else "",
-            weights=self._engine.manifest.sha256,
+            network=self._engine.manifest.answers_digest(),
+            generation=GENERATION,
             method=method,
             options=options.of(method, shared=of_picture),
         )

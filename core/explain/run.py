@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from core.errors import DeviceFailed
 from core.explain import feature_maps, grad_cam, integrated_gradients, kernels, occlusion, quality
 from core.explain.explainer import Explainer
 from core.explain.explanation import Explanation, Floats, Progress, Target, no_progress
@@ -57,8 +59,16 @@ class NetworkExplainer:
         """Explain a prepared picture, uint8 [S, S, 3], by one of :data:`core.explain.methods.METHODS`.
 
         Raises KeyError for another method, InvalidRequest for an unknown ``options.target``,
-        DeviceOutOfMemory, NonFiniteLogits, and whatever ``progress`` raises.
+        DeviceOutOfMemory, DeviceFailed, NonFiniteLogits, and whatever ``progress`` raises.
         """
+        try:
+            return self._explain(method, picture, options, progress)
+        except torch.AcceleratorError as error:  # as in Engine.logits
+            raise DeviceFailed(f"{self.explainer.device} failed and its process must be left.") from error
+
+    def _explain(
+        self, method: str, picture: NDArray[np.uint8], options: ExplainOptions, progress: Progress
+    ) -> Explanation:
         steps = 1
 
         def watched(done: int, total: int, partial: Floats | None) -> None:
@@ -66,11 +76,11 @@ class NetworkExplainer:
             steps = total
             progress(done, total, partial)
 
-        def run(pictured: NDArray[np.uint8], progress: Progress) -> Explanation:
+        def run(pictured: NDArray[np.uint8], label: str | None, progress: Progress) -> Explanation:
+            target = self.explainer.target(pictured, label)  # with the log-odds of this very picture
             return _METHODS[method](self.explainer, pictured, target, getattr(options, method), progress)
 
-        target = self.explainer.target(picture, options.target)
-        explanation = run(picture, watched)
+        explanation = run(picture, options.target, watched)
         if not options.quality or explanation.attribution is None:
             return explanation
 
@@ -78,12 +88,13 @@ class NetworkExplainer:
             progress(steps, steps, None)  # measuring takes long, and may be stopped too
 
         def again(other: NDArray[np.uint8]) -> Floats:
-            attribution = run(other, still).attribution
+            attribution = run(other, explanation.target.label, still).attribution
             assert attribution is not None
             return attribution
 
+        attribution, index = explanation.attribution, explanation.target.index
         measured = quality.deletion_insertion(
-            self._probabilities(still), picture, explanation.attribution, target.index, seed=options.seed
+            self._probabilities(still), picture, attribution, index, seed=options.seed
         )
         moved = quality.max_sensitivity(again, picture, samples=SENSITIVITY_SAMPLES, seed=options.seed)
         return replace(

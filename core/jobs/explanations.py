@@ -42,9 +42,11 @@ class Finished:
     seconds: float
 
 
-def cache_key(*, picture: str, weights: str, method: str, options: dict[str, Any]) -> str:
-    """Equal keys mean equal results: a digest of the picture's and weights' digests, method and options."""
-    text = json.dumps([picture, weights, method, options], sort_keys=True, separators=(",", ":"))
+def cache_key(*, picture: str, network: str, generation: int, method: str, options: dict[str, Any]) -> str:
+    """Equal keys mean equal results: a digest of the picture's and the network's digests, of the code's
+    generation, method and options."""
+    parts = [picture, network, generation, method, options]
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

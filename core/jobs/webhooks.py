@@ -225,11 +225,16 @@ def deliver(session: Session, notices: Sequence[Notice]) -> None:
     """Write a delivery for each receiver that wants to hear of each event. Repeating it adds nothing."""
     owners = {notice.owner for notice in notices}
     active = session.scalars(
-        select(WebhookEndpoint).where(
+        select(WebhookEndpoint)
+        .where(
             _REGISTERED,
             WebhookEndpoint.disabled_at.is_(None),
             or_(*(WebhookEndpoint.owner.is_not_distinct_from(owner) for owner in owners)),
         )
+        .order_by(WebhookEndpoint.id)
+        # One that is being deleted is waited for, and is then not among them. Its delivery would refer to
+        # nothing, and take the end of the job with it.
+        .with_for_update(read=True, key_share=True)
     ).all()
     wanted: list[tuple[Notice, str, str | None]] = []
     for notice in notices:

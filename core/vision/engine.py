@@ -167,7 +167,7 @@ class Engine:
                 start += len(part)
                 continue
             except (RuntimeError, MemoryError) as error:
-                if isinstance(error, torch.AcceleratorError) or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside of "except", where the traceback no longer keeps the failed forward's tensors alive.
             self._shrink(len(part))

@@ -8,6 +8,7 @@ This module does not import torch; the API reads manifests too.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -82,6 +83,11 @@ class Manifest(ModelCard):
     # A plain name: a manifest must not be able to point at files elsewhere.
     weights: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def answers_digest(self) -> str:
+        """SHA-256 of all that an answer depends on: the weights and how they are used, name and version."""
+        said = self.model_dump_json(exclude={"metrics", "calibrated", "created", "licence", "provenance"})
+        return hashlib.sha256(said.encode()).hexdigest()
 
 
 def read_manifest(path: str | Path) -> Manifest:

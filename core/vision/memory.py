@@ -53,7 +53,12 @@ def _free_in_cgroup(limit: Path, usage: Path, cache_name: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; on the CPU and on MPS it is a RuntimeError known by its words alone."""
+    """CUDA has a class for it; on the CPU and on MPS it is a RuntimeError known by its words alone.
+
+    An AcceleratorError is none, whatever it says: nothing that this process asks of the device works again.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        return False
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     words = ("DefaultCPUAllocator", "not enough memory", "out of memory", "ALLOC_FAILED")

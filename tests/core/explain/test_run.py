@@ -8,12 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from core.errors import InvalidRequest
+from core.errors import DeviceFailed, InvalidRequest
 from core.explain.explanation import Floats
 from core.explain.methods import METHODS
 from core.explain.options import ExplainOptions
+from core.explain.quality import max_sensitivity
 from core.explain.rendering import render
-from core.explain.run import NetworkExplainer
+from core.explain.run import SENSITIVITY_SAMPLES, NetworkExplainer
 from core.vision.engine import Engine
 
 
@@ -60,6 +61,34 @@ def test_the_picture_is_not_written_to(
 def test_an_unknown_class_is_refused(network_explainer: NetworkExplainer, picture: NDArray[np.uint8]) -> None:
     with pytest.raises(InvalidRequest, match="fox"):
         network_explainer.explain("grad_cam", picture, ExplainOptions(target="fox"))
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "integrated_gradients", "occlusion"])
+def test_max_sensitivity_compares_explanations_of_the_pictures_themselves(
+    network_explainer: NetworkExplainer, picture: NDArray[np.uint8], method: str
+) -> None:
+    target = network_explainer.explain(method, picture, ExplainOptions()).target.label
+
+    def alone(other: NDArray[np.uint8]) -> Floats:
+        attribution = network_explainer.explain(method, other, ExplainOptions(target=target)).attribution
+        assert attribution is not None
+        return attribution
+
+    expected = max_sensitivity(alone, picture, samples=SENSITIVITY_SAMPLES, seed=3)
+    found = network_explainer.explain(method, picture, ExplainOptions(quality=True, seed=3))
+    assert found.quality["max_sensitivity"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_device_that_fails_in_a_method_is_said_to_have_failed(
+    network_explainer: NetworkExplainer, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")  # whatever it says: the process is lost
+
+    network_explainer.explain("kernels", picture, ExplainOptions())
+    monkeypatch.setattr(network_explainer.explainer, "value_and_gradient", fail)
+    with pytest.raises(DeviceFailed):
+        network_explainer.explain("integrated_gradients", picture, ExplainOptions())
 
 
 def test_quality_on_request_comes_with_its_controls_and_the_seed(

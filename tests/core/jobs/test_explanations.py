@@ -19,10 +19,11 @@ def methods(database: Database, claim: Claim) -> dict[str, Method]:
 
 
 def test_the_cache_key_depends_on_each_of_its_parts_and_not_on_the_order_of_options() -> None:
-    parts = {"picture": "p", "weights": "w", "method": "m", "options": {"a": 1, "b": 2}}
+    parts = {"picture": "p", "network": "n", "generation": 1, "method": "m", "options": {"a": 1, "b": 2}}
     key = cache_key(**parts)  # type: ignore[arg-type]
-    assert key == cache_key(picture="p", weights="w", method="m", options={"b": 2, "a": 1})
-    for name, other in (("picture", "x"), ("weights", "x"), ("method", "x"), ("options", {"a": 1})):
+    assert key == cache_key(**parts | {"options": {"b": 2, "a": 1}})  # type: ignore[arg-type]
+    others = {"picture": "x", "network": "x", "generation": 2, "method": "x", "options": {"a": 1}}
+    for name, other in others.items():
         assert key != cache_key(**parts | {name: other})  # type: ignore[arg-type]
 
 

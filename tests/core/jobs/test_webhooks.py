@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -250,6 +252,24 @@ def test_deleting_an_endpoint_deletes_what_waits_for_it(database: Database) -> N
     with database.write() as session:
         webhooks.delete_endpoint(session, endpoint.id)
     assert [delivery.target for delivery in deliveries(database)] == [URL]
+
+
+def test_a_job_that_ends_while_its_endpoint_is_being_deleted_ends_well(database: Database) -> None:
+    endpoint = register(database)
+    claim = running(database)
+
+    def finish() -> bool:
+        with database.write() as session:
+            return results.succeed(session, claim, **RESULT)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as session:
+            webhooks.delete_endpoint(session, endpoint.id)
+            finished = pool.submit(finish)
+            time.sleep(0.3)  # in which it meets the row that is going
+        assert finished.result(30)
+    assert job(database, claim.job_id).state is JobState.SUCCEEDED
+    assert deliveries(database) == []
 
 
 def test_a_rotation_keeps_the_old_secret_for_a_day(database: Database) -> None:

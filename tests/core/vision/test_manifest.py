@@ -24,6 +24,17 @@ def test_the_shipped_manifest() -> None:
     assert (SHIPPED.parent / manifest.weights).exists()
 
 
+def test_the_digest_of_answers_changes_with_what_they_depend_on_alone() -> None:
+    manifest = read_manifest(SHIPPED)
+    digest = manifest.answers_digest()
+    for changes in ({"metrics": {}}, {"provenance": "elsewhere"}, {"created": "2000-01-01"}):
+        assert manifest.model_copy(update=changes).answers_digest() == digest
+    larger = manifest.input.model_copy(update={"size": 224})
+    others = ({"input": larger}, {"temperature": 2.0}, {"labels": ("dog", "cat")}, {"sha256": "0" * 64})
+    for changes in others:
+        assert manifest.model_copy(update=changes).answers_digest() != digest
+
+
 def test_an_architecture_has_as_many_layers_as_its_name_says() -> None:
     for name, depths in ARCHITECTURES.items():
         assert name == f"resnet{3 * sum(depths) + 2}"

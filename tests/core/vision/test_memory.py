@@ -46,4 +46,5 @@ def test_out_of_memory_on_this_machines_cpu_is_recognised() -> None:
     assert memory.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert memory.is_out_of_memory(MemoryError())
     assert not memory.is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not memory.is_out_of_memory(torch.AcceleratorError("CUDA error: out of memory"))
     assert not memory.is_out_of_memory(ValueError("out of memory"))
