@@ -63,8 +63,9 @@ class KeyRing:
         self._trouble: PawlensError | None = None
         self._read_at = float("-inf")
         self._one_reads = asyncio.Lock()
-        self._used: set[str] = set()
+        self._used: dict[str, float] = {}  # when, by ids
         self._noted_at = time.monotonic()
+        self._noting: asyncio.Task[None] | None = None
 
     async def in_force(self, *, max_age: float | None = None) -> dict[str, keys.Key]:
         """By the digests of their secrets. While the database is away, those that were read last.
@@ -91,14 +92,33 @@ class KeyRing:
         else:
             self._keys = {key.secret_sha256: key for key in found}
         self._read_at = time.monotonic()  # also after a failure: not every request shall wait for a timeout
+        is_noting = self._noting is not None and not self._noting.done()
+        if self._used and not is_noting and time.monotonic() - self._noted_at > NOTE_USE_SECONDS:
+            # Beside the request: a writer may have to wait for another, and nobody shall wait for this one.
+            self._noting = asyncio.create_task(self._note_use())
 
     def _from_database(self) -> list[keys.Key]:
-        if self._used and time.monotonic() - self._noted_at > NOTE_USE_SECONDS:
-            used, self._used, self._noted_at = self._used, set(), time.monotonic()
-            with self._database.write() as session:
-                keys.note_use(session, used)
         with self._database.read() as session:
             return keys.active(session)
+
+    async def _note_use(self) -> None:
+        used, self._used, self._noted_at = self._used, {}, time.monotonic()
+        try:
+            await asyncio.to_thread(self._write_use, used)
+        except PawlensError as error:
+            logger.warning("when the API keys were used cannot be noted now: %s", error.detail)
+
+    def _write_use(self, used: dict[str, float]) -> None:
+        now = time.monotonic()
+        with self._database.write() as session:
+            keys.note_use(session, {key_id: now - at for key_id, at in used.items()})
+
+    async def close(self) -> None:
+        """Note what has not been noted."""
+        if self._noting:
+            await self._noting
+        if self._used:
+            await self._note_use()
 
     async def admits(self, owner: str | None) -> bool:
         """Whether who was let in as ``owner`` still would be: for answers that last longer than a request."""
@@ -114,7 +134,7 @@ class KeyRing:
         # The time that the look-up takes tells of digests at most, and from a digest no secret can be found.
         if key is None or not hmac.compare_digest(key.secret_sha256, digest):
             return None
-        self._used.add(key.id)
+        self._used[key.id] = time.monotonic()
         return key
 
 

@@ -139,14 +139,15 @@ class Throughput:
         self._accepted: Counter[Queue] = Counter()  # since the depths were read
 
     def start_of(self, queue: Queue, position: int) -> datetime | None:
-        """The position over the jobs that finished in the last minute; None while either is unknown."""
-        if position >= places.LAST_POSITION:
+        """The position over the jobs that finished in the last minute; None while either is unknown.
+
+        From what was read last: an event loop may ask.
+        """
+        depth = self._depths.get(queue)
+        if position >= places.LAST_POSITION or not depth or not depth.finished_last_minute:
             return None
-        self._refresh()
-        a_minute = self._depths[queue].finished_last_minute
-        if not a_minute or self._now is None:
-            return None
-        return self._now + timedelta(seconds=position * 60 / a_minute)
+        assert self._now is not None
+        return self._now + timedelta(seconds=position * 60 / depth.finished_last_minute)
 
     def accept(self, queue: Queue, count: int = 1) -> None:
         """Make room for so many new jobs. Other API processes are seen with a second's delay.
@@ -155,7 +156,7 @@ class Throughput:
             QueueFull: they would wait behind more than ``max_queue`` others. Retry-After says when, at the
                 measured pace, there will be room.
         """
-        self._refresh()
+        self.refresh()
         with self._one_counts:
             depth = self._depths[queue]
             waiting = depth.waiting + self._accepted[queue]
@@ -174,7 +175,8 @@ class Throughput:
             waiting=waiting,
         )
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Read again what is too old; call it in a thread."""
         if time.monotonic() <= self._read_again_at:
             return
         # Only the first ones ever must wait; later, while one reads, the others take what is known.

@@ -52,6 +52,7 @@ class Service:
         await asyncio.to_thread(self._checkers.shutdown)
         await asyncio.to_thread(self.acceptance.stop)
         await asyncio.to_thread(self.hints.stop)
+        await self.keys.close()
         self.probe.close()
         self.database.dispose()
 
@@ -132,6 +133,8 @@ class Service:
     def job(self, job_id: str, *, owner: str | None) -> JobOut:
         with self.database.read() as session:
             record = queries.get_job(session, job_id, owner=owner)
+        if record.position is not None:
+            self.throughput.refresh()
         return self.shown(record)
 
     def shown(self, record: queries.JobRecord) -> JobOut:

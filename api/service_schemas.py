@@ -51,7 +51,7 @@ class QueueDepthOut(BaseModel):
     waiting: int
     running: int
     oldest_seconds: float = Field(description="How long the longest-waiting job has waited.")
-    finished_last_minute: int
+    finished_last_minute: int = Field(description="Run to an end by workers; always 0 for `io`.")
 
 
 class WorkerOut(BaseModel):

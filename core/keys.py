@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import inspect, or_, select, update
@@ -102,6 +102,14 @@ def exist(session: Session) -> bool:
     return session.scalar(select(ApiKey.id).where(ApiKey.revoked_at.is_(None)).limit(1)) is not None
 
 
-def note_use(session: Session, ids: Collection[str]) -> None:
-    """These keys were used just now."""
-    session.execute(update(ApiKey).where(ApiKey.id.in_(ids)).values(last_used_at=db_now()))
+def note_use(session: Session, ages: Mapping[str, float]) -> None:
+    """These keys, by their ids, were used so many seconds ago, unless a later use is known already."""
+    for key_id, seconds in sorted(ages.items()):
+        used_at = db_now(-seconds)
+        known = ApiKey.last_used_at.is_(None) | (ApiKey.last_used_at < used_at)
+        session.execute(
+            update(ApiKey)
+            .where(ApiKey.id == key_id, known)
+            .values(last_used_at=used_at)
+            .execution_options(synchronize_session=False)
+        )

@@ -188,6 +188,9 @@ def newest_event(session: Session, job_id: str, *, owner: str | None = None) -> 
 
 @dataclass(frozen=True)
 class QueueDepth:
+    """``finished_last_minute`` counts what workers have run to an end: not what was canceled, expired or
+    refused, and nothing for ``io``, whose jobs go on to another queue."""
+
     waiting: int
     running: int
     oldest_seconds: float
@@ -203,8 +206,14 @@ def queue_depths(session: Session) -> dict[Queue, QueueDepth]:
         .where(Job.state.in_((JobState.FETCHING, JobState.QUEUED, JobState.RUNNING, JobState.CANCELING)))
         .group_by(Job.state, Job.queue)
     ).all()
+    fetched_now = session.scalar(
+        select(func.count()).where(Job.state == JobState.FETCHING, Job.lease_until.is_not(None))
+    )
+    run = (JobState.SUCCEEDED, JobState.PARTIAL, JobState.FAILED)
     finished = session.execute(
-        select(Job.queue, func.count()).where(Job.finished_at > db_now(-60)).group_by(Job.queue)
+        select(Job.queue, func.count())
+        .where(Job.finished_at > db_now(-60), Job.started_at.is_not(None), Job.state.in_(run))
+        .group_by(Job.queue)
     )
     recent: dict[Queue, int] = {queue: count for queue, count in finished}  # noqa: C416
     depths = {}
@@ -220,6 +229,8 @@ def queue_depths(session: Session) -> dict[Queue, QueueDepth]:
                 oldest = created if oldest is None else min(oldest, created)
             else:
                 running += count
+        if queue is Queue.IO and fetched_now:
+            waiting, running = waiting - fetched_now, fetched_now
         age = (now - oldest).total_seconds() if oldest else 0.0
         depths[queue] = QueueDepth(waiting, running, max(age, 0.0), recent.get(queue, 0))
     return depths

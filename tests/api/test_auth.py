@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -265,8 +266,42 @@ class TestKeyRing:
             ring = KeyRing(database)
             assert await ring.find(secret) is not None
             await ring.in_force(max_age=-1.0)
+            await ring.close()
 
         asyncio.run(story())
         with database.read() as session:
             (key,) = keys.listed(session)
         assert key.last_used_at is not None
+
+    def test_what_was_not_noted_is_noted_at_the_end(self, sqlite_database: Database) -> None:
+        with sqlite_database.write() as session:
+            _, secret = keys.create(session, "me")
+
+        async def story() -> None:
+            ring = KeyRing(sqlite_database)
+            await ring.find(secret)
+            await ring.close()
+
+        asyncio.run(story())
+        with sqlite_database.read() as session:
+            assert keys.listed(session)[0].last_used_at is not None
+
+    def test_nobody_waits_for_a_writer_that_waits(
+        self, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with sqlite_database.write() as session:
+            _, secret = keys.create(session, "me")
+        monkeypatch.setattr(auth, "NOTE_USE_SECONDS", -1.0)
+
+        async def story() -> None:
+            ring = KeyRing(sqlite_database)
+            with ExitStack() as other:
+                other.enter_context(sqlite_database.write())  # which holds the only lock
+                assert await ring.find(secret) is not None
+                for _ in range(2):
+                    assert await asyncio.wait_for(ring.in_force(max_age=-1.0), 5)
+            await ring.close()
+
+        asyncio.run(story())
+        with sqlite_database.read() as session:
+            assert keys.listed(session)[0].last_used_at is not None

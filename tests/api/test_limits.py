@@ -189,12 +189,17 @@ class TestThroughput:
         throughput.accept(Queue.PREDICT, 2)
 
     def test_the_estimated_start(self, database: Database) -> None:
-        assert Throughput(database, 9).start_of(Queue.PREDICT, 1) is None
+        throughput = Throughput(database, 9)
+        assert throughput.start_of(Queue.PREDICT, 1) is None
+        throughput.refresh()
+        assert throughput.start_of(Queue.PREDICT, 1) is None
         for _ in range(6):
             ended(database, JobState.SUCCEEDED)
         job_id = submitted(database)
-        start = Throughput(database, 9).start_of(Queue.PREDICT, 2)
+        throughput = Throughput(database, 9)
+        throughput.refresh()
+        start = throughput.start_of(Queue.PREDICT, 2)
         assert start is not None
         ahead = (start - job(database, job_id).created_at).total_seconds()
         assert ahead == pytest.approx(2 * 60 / 6, abs=5)
-        assert Throughput(database, 9).start_of(Queue.PREDICT, LAST_POSITION) is None  # or any one behind it
+        assert throughput.start_of(Queue.PREDICT, LAST_POSITION) is None  # or any one behind it

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from core import keys
-from core.database import Database
+from core.database import Database, db_now
 from core.errors import Conflict, InvalidRequest, NotFound
 
 
@@ -106,8 +106,16 @@ def test_the_last_use_is_noted(database: Database) -> None:
     used, _ = created(database, "used")
     created(database, "unused")
     with database.write() as session:
-        keys.note_use(session, {used})
+        keys.note_use(session, {used: 30.0})
+    with database.write() as session:
+        keys.note_use(session, {used: 3600.0})  # known to another process, and earlier
     with database.read() as session:
+        (age,) = [
+            (session.scalar(select(db_now())) - key.last_used_at).total_seconds()
+            for key in keys.listed(session)
+            if key.last_used_at
+        ]
+        assert 29 < age < 300
         assert {key.name: key.last_used_at is not None for key in keys.listed(session)} == {
             "used": True,
             "unused": False,

@@ -135,13 +135,20 @@ def test_the_depth_of_each_queue(database: Database) -> None:
     submitted(database, methods=("grad_cam",))
     submitted(database, url="https://example.com/cat.jpg", methods=("grad_cam",))
     set_columns(database, old, created_at=db_now(-1000))
+    # What no worker has run says nothing of their pace.
+    canceled = submitted(database)
+    with database.write() as session:
+        assert results.cancel(session, canceled) is JobState.CANCELED
+    submitted(database, url="https://example.com/dog.jpg")
+    with database.write() as session:
+        assert len(claims.claim_fetches(session, owner="io", limit=1, lease_seconds=60)) == 1
 
     with database.read() as session:
         depths = queue_depths(session)
     seen = {
         queue: (depth.waiting, depth.running, depth.finished_last_minute) for queue, depth in depths.items()
     }
-    assert seen == {Queue.PREDICT: (1, 1, 1), Queue.EXPLAIN: (1, 0, 0), Queue.IO: (1, 0, 0)}
+    assert seen == {Queue.PREDICT: (1, 1, 1), Queue.EXPLAIN: (1, 0, 0), Queue.IO: (1, 1, 0)}
     assert depths[Queue.PREDICT].oldest_seconds >= 1000
     assert depths[Queue.EXPLAIN].oldest_seconds < 900
 
