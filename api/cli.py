@@ -122,14 +122,15 @@ def worker(
         _refuse(f"There is no queue {unknown[0]!r}. The queues are {', '.join(Queue)}.")
     from worker.roles import celery_worker  # noqa: PLC0415
 
-    command, environment = celery_worker(wanted, name)
-    _become(command, environment)
+    settings = load_settings()
+    command, environment = celery_worker(settings, wanted, name)
+    _become(settings, command, environment)
 
 
 @app.command(rich_help_panel=SERVICE)
 def beat() -> None:
     """Run the maintenance: rescue lost jobs, expire, hint waiting ones."""
-    _become([sys.executable, "-m", "worker.beat"], {})
+    _become(load_settings(), [sys.executable, "-m", "worker.beat"], {})
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -158,6 +159,7 @@ def doctor() -> None:
 def load_settings(**given: Any) -> Settings:
     """The settings, with those options over them that were given. Leaves with a sentence if one is wrong."""
     from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic_settings import SettingsError  # noqa: PLC0415
     from yaml import YAMLError  # noqa: PLC0415
 
     from core.settings import Settings  # noqa: PLC0415
@@ -172,16 +174,18 @@ def load_settings(**given: Any) -> Settings:
                 for problem in error.errors(include_url=False)
             )
         )
+    except SettingsError as error:
+        _refuse(str(error))
     except YAMLError as error:
         _refuse(f"The settings file is not valid YAML: {error}")
 
 
-def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
+def _become(settings: Settings, command: list[str], environment: dict[str, str]) -> NoReturn:
     """Go on as another Python program, in this very process: signals and its end reach it directly."""
     from core.settings import ROOT  # noqa: PLC0415
     from worker.roles import child_environment  # noqa: PLC0415
 
-    environment = child_environment(load_settings()) | environment
+    environment = child_environment(settings) | environment
     os.chdir(ROOT)
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell, on purpose

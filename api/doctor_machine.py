@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from api.findings import Finding, run_python
 from core.settings import Settings
@@ -86,10 +85,7 @@ def environment(_: Settings) -> Iterator[Finding]:
         yield Finding(
             "broken" if close else "warning", "environment", f"{PREFIX}{name} is no setting: {hint}"
         )
-    config = os.environ.get("PAWLENS_CONFIG")
-    if config and not Path(config).is_file():
-        yield Finding("broken", "environment", f"PAWLENS_CONFIG names {config}, which does not exist")
-    elif not unknown:
+    if not unknown:
         yield Finding("ok", "environment", "every PAWLENS_* variable is known")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 
 from core.broker import BrokerUnavailable, publish
 from core.database import Database
@@ -33,17 +35,27 @@ class Downloader:
         self._stopping = stopping
         self._places = threading.BoundedSemaphore(settings.fetch_concurrency)
 
-    def drain(self, owner: str) -> None:
-        """Download one after the other until none is left. Returns at once when enough threads do so."""
+    def drain(self, owner: str, seconds: float = math.inf) -> bool:
+        """Download one after the other until none is left or the time is up; True when there may be more.
+
+        Returns at once when enough threads do so.
+        """
         if not self._places.acquire(blocking=False):
-            return
+            return False
+        leave_at = time.monotonic() + seconds
         try:
-            while not self._stopping.is_set() and (claim := self._claim(owner)):
+            while not self._stopping.is_set():
+                claim = self._claim(owner)
+                if claim is None:
+                    return False
                 with (
                     self._keeper.holding([claim]),
                     log_context(job=claim.job_id, correlation=claim.correlation_id),
                 ):
                     self._download(claim)
+                if time.monotonic() >= leave_at:
+                    break
+            return True
         finally:
             self._places.release()
 

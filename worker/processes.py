@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,17 +117,40 @@ class Child:
 def rotate(log: Path) -> None:
     """Put a large log aside as ``NAME.log.1``, in place of the one put aside before."""
     if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
-        log.replace(log.with_name(log.name + ".1"))
+        log.replace(_aside(log))
+
+
+def rotate_open(log: Path) -> None:
+    """The same for a log that a process has open: it is copied and emptied, since the process keeps its file.
+
+    It must be open for appending, as :meth:`Child.start` opens it: then each write goes to the end of the
+    file, wherever that is now. A line that is written between the copy and the cut is lost.
+    """
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
+        shutil.copyfile(log, _aside(log))
+        os.truncate(log, 0)
+
+
+def _aside(log: Path) -> Path:
+    return log.with_name(log.name + ".1")
 
 
 def last_lines(log: Path, count: int) -> str:
+    """The end of the log, from before its last rotation where it has too few lines since."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 64 * 1024))
-            text = file.read().decode(errors="replace")
+        end = _end(log)
     except OSError as error:
         return f"(no log: {error.strerror})"
-    return "\n".join(text.splitlines()[-count:])
+    if end.count(b"\n") < count:
+        with suppress(OSError):  # none was put aside
+            end = _end(_aside(log)) + end
+    return "\n".join(end.decode(errors="replace").splitlines()[-count:])
+
+
+def _end(log: Path) -> bytes:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 64 * 1024))
+        return file.read()
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

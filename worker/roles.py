@@ -41,10 +41,15 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "api.cli", *arguments]
 
 
-def celery_worker(queues: Sequence[str], name: str | None = None) -> tuple[list[str], dict[str, str]]:
+def celery_worker(
+    settings: Settings, queues: Sequence[str], name: str | None = None
+) -> tuple[list[str], dict[str, str]]:
     """The command of a worker of these queues, and what it needs in its environment."""
     # The network runs in one child process, which may crash alone; downloads wait side by side in threads.
-    pool = ["threads", "16"] if list(queues) == [Queue.IO] else ["prefork", "1"]
+    pool = ["prefork", "1"]
+    if list(queues) == [Queue.IO]:
+        # Enough for both, so that receivers that hang in all places for webhooks take none from downloads.
+        pool = ["threads", str(settings.fetch_concurrency + settings.webhook_concurrency)]
     arguments = [
         *("celery", "--quiet", "-A", "worker.app", "worker", "-Q", ",".join(queues)),
         *("-n", f"{name or '-'.join(queues)}@%h", "--pool", pool[0], "--concurrency", pool[1]),
@@ -59,7 +64,7 @@ def role(settings: Settings, name: str, *arguments: str, pass_fds: Sequence[int]
     program, environment = command(*arguments), child_environment(settings)
     if name in list(Queue):
         # At once, without the command line, which would take a third of a second to become just this.
-        program, more = celery_worker([name])
+        program, more = celery_worker(settings, [name])
         environment |= more
         stop_seconds = settings.stop_seconds + GRACE_SECONDS
     elif name == "api":

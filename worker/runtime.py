@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 
@@ -28,18 +29,20 @@ class Runtime:
             heartbeat_seconds=settings.heartbeat_seconds,
         )
         # Each imports only what its queues need: an HTTP client here, the network there.
-        self._drain_io: Callable[[str], None] | None = None
+        self._drain_io: Callable[[str], bool] | None = None
         self._drain_model: Callable[[Queue, str], bool] | None = None
-        if Queue.IO in queues:
-            self._drain_io = self._io(settings)
+        io_seconds = math.inf  # for a task; a worker of io alone keeps no other queue waiting
         if set(queues) - {Queue.IO}:
             from worker import engines  # noqa: PLC0415
-            from worker.runner import Runner  # noqa: PLC0415
+            from worker.runner import DRAIN_SECONDS, Runner  # noqa: PLC0415
 
+            io_seconds = DRAIN_SECONDS
             engine, explainer = engines.load(settings, explains=Queue.EXPLAIN in queues)
             self._keeper.report = engine.report
             runner = Runner(settings, self._database, engine, self._keeper, self.stopping, explainer)
             self._drain_model = runner.drain
+        if Queue.IO in queues:
+            self._drain_io = self._io(settings, io_seconds)
         self._keeper.start()
         logger.info("worker ready", extra={"worker": worker_id, **self._keeper.report})
 
@@ -47,21 +50,21 @@ class Runtime:
         """Do what is ready; True when there may be more."""
         if queue is Queue.IO:
             assert self._drain_io is not None
-            self._drain_io(owner)
-            return False
+            return self._drain_io(owner)
         assert self._drain_model is not None
         return self._drain_model(queue, owner)
 
-    def _io(self, settings: Settings) -> Callable[[str], None]:
+    def _io(self, settings: Settings, seconds: float) -> Callable[[str], bool]:
         from worker.downloads import Downloader  # noqa: PLC0415
         from worker.webhook_sender import WebhookSender  # noqa: PLC0415
 
         downloader = Downloader(settings, self._database, self._keeper, self.stopping)
         sender = WebhookSender(settings, self._database, self.stopping)
 
-        def drain(owner: str) -> None:
-            sender.drain()
-            downloader.drain(owner)
+        def drain(owner: str) -> bool:
+            # Half of the time each, so that neither keeps the other waiting for longer.
+            more_to_send = sender.drain(seconds / 2)
+            return downloader.drain(owner, seconds / 2) or more_to_send
 
         return drain
 

@@ -25,7 +25,7 @@ from worker.preflight import (
     prepare_data_dir,
     sole_owner,
 )
-from worker.processes import Child, last_lines, rotate
+from worker.processes import Child, last_lines, rotate, rotate_open
 from worker.readiness import address_of, alive_workers, complaint, readiness
 from worker.roles import child_environment, command, role
 from worker.signals import SignalInbox, StopNow, StopRequested
@@ -36,6 +36,7 @@ VALKEY_SECONDS = 60.0  # reading a large append-only file takes its time
 SLOW_START_SECONDS = 60.0
 STARTING_TICK_SECONDS = 0.1
 RUNNING_TICK_SECONDS = 1.0
+ROTATE_SECONDS = 60.0
 
 
 class GiveUp(Exception):
@@ -62,6 +63,7 @@ class Supervisor:
         self.beat = Child(role(settings, "beat", "beat"))
         self.is_ready = False
         self._told_slow = False
+        self._rotate_at = 0.0
 
     @property
     def children(self) -> list[Child]:
@@ -143,8 +145,16 @@ class Supervisor:
                 self._mourn(child, how)
             if child.restart_at is not None and time.monotonic() >= child.restart_at:
                 child.start()
+        if time.monotonic() >= self._rotate_at:
+            self._rotate_at = time.monotonic() + ROTATE_SECONDS
+            self._rotate_logs()
         if not self.is_ready:
             self._look_for_readiness()
+
+    def _rotate_logs(self) -> None:
+        for child in self.children:
+            with suppress(OSError):  # a full disk must not end the service
+                rotate_open(child.program.log)
 
     def _mourn(self, child: Child, how: str) -> None:
         if not child.was_up and child.quick_deaths >= ATTEMPTS_TO_START:

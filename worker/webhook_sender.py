@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -49,17 +50,27 @@ class WebhookSender:
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()  # deliveries under way, by origin
 
-    def drain(self) -> None:
-        """Send one after the other until none is left. Returns at once when enough threads do so."""
+    def drain(self, seconds: float = math.inf) -> bool:
+        """Send one after the other until none is left or the time is up; True when there may be more.
+
+        Returns at once when enough threads do so.
+        """
         if not self._places.acquire(blocking=False):
-            return
+            return False
+        leave_at = time.monotonic() + seconds
         try:
-            while not self._stopping.is_set() and (claim := self._claim()):
+            while not self._stopping.is_set():
+                claim = self._claim()
+                if claim is None:
+                    return False
                 try:
                     with log_context(job=claim.subject_id):
                         self._deliver(claim)
                 finally:
                     self._leave(origin(claim.url))
+                if time.monotonic() >= leave_at:
+                    break
+            return True
         finally:
             self._places.release()
 

@@ -79,7 +79,7 @@ class Data(_Section):
 
 
 class Model(_Section):
-    stride_on: StrideOn = "3x3"
+    stride_on: StrideOn = Field(default="3x3", description="Of a random network; weights keep their own.")
     zero_init_residual: bool = Field(default=True, description="Begin with every block as the identity.")
     weights: Path | None = Field(
         default=None, description="A manifest to begin from; None: random (He et al., 2015)."

@@ -178,7 +178,8 @@ def _indexed(source: Source, cache: Path, watch: Watch[Any]) -> Index:
             hashes[number] = duplicates.difference_hash(picture)
             sizes[number] = picture.size
     cache.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished, unfinished.open("wb") as file:
+    # Runs with the same data share the cache.
+    with replacing(path, alone=False) as unfinished, unfinished.open("wb") as file:
         np.savez(file, stamp=np.array(source.stamp), pixels=pixels, hashes=hashes, sizes=sizes)
     return Index(pixels, hashes, sizes)
 

@@ -12,7 +12,7 @@ import torch
 from core.training.config import Configuration
 from core.training.state import BEST, read_whole, write_whole
 from core.vision.checkpoint import build_network, save_checkpoint
-from core.vision.manifest import ARCHITECTURES, InputFormat, ModelCard
+from core.vision.manifest import ARCHITECTURES, InputFormat, ModelCard, StrideOn, read_manifest
 from core.vision.resnet import ResNet
 
 
@@ -40,6 +40,7 @@ def write_best(best: Best) -> None:
         "validation": best.validation,
         "summary": best.summary,
         "depths": list(best.network.depths),
+        "stride_on": best.network.stride_on,
         "network": best.network.state_dict(),
     }
     write_whole(best.config.folder / BEST, content)
@@ -71,7 +72,7 @@ def export_best(folder: Path) -> Path:
         name=config.experiment.name,
         version=config.experiment.version,
         architecture=next((name for name, known in ARCHITECTURES.items() if known == depths), "resnet101"),
-        stride_on=config.model.stride_on,
+        stride_on=best.get("stride_on") or _begun_with(config),
         labels=tuple(best["labels"]),
         input=InputFormat.model_validate(best["form"]),
         metrics={"validation": best["validation"]},
@@ -82,6 +83,12 @@ def export_best(folder: Path) -> Path:
     path = folder / f"{config.experiment.name}.json"
     save_checkpoint(build_network(best["network"], card), path, card, dtype=torch.float16)
     return path
+
+
+def _begun_with(config: Configuration) -> StrideOn:
+    """Where the network strides, for a ``best.pt`` from before it was kept there: growing changes nothing."""
+    weights = config.model.weights
+    return read_manifest(weights).stride_on if weights else config.model.stride_on
 
 
 def _provenance(config: Configuration, summary: dict[str, Any]) -> str:

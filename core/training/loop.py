@@ -54,7 +54,7 @@ class Training:
             network, manifest = load_checkpoint(config.model.weights)
             # Weights go on seeing colours as they have learnt to.
             self.normalisation = Normalisation(manifest.input.mean, manifest.input.std)
-            network = self._adapted(network)
+            network = self._adapted(network, manifest.labels)
         else:
             method = config.data.normalisation
             self.normalisation = normalisation(self.pictures, method, self.cache, display.watch)
@@ -72,9 +72,16 @@ class Training:
                 zero_init_residual=self.config.model.zero_init_residual,
             )
 
-    def _adapted(self, network: ResNet) -> ResNet:
-        """Given weights, for these classes and the first stage's depths."""
-        if network.num_classes != len(self.labels):
+    def _adapted(self, network: ResNet, labels: tuple[str, ...]) -> ResNet:
+        """Given weights and their classes, for these classes and the first stage's depths.
+
+        The classifier is kept if it knows the same classes, and put into their order here.
+        """
+        if sorted(labels) == sorted(self.labels):
+            order = [labels.index(label) for label in self.labels]
+            kept = network.fc.state_dict()
+            network.fc.load_state_dict({name: rows[order] for name, rows in kept.items()})
+        else:
             network.fc, network.num_classes = self._random_network().fc, len(self.labels)
         try:
             first = self.config.stages[0].depths

@@ -50,7 +50,7 @@ def normalisation(
     found = from_histogram(total, method)
     cache.mkdir(parents=True, exist_ok=True)
     content = {"data": pictures.digest, "method": method, **asdict(found)}
-    with replacing(path) as unfinished:
+    with replacing(path, alone=False) as unfinished:  # runs with the same data share the cache
         unfinished.write_text(json.dumps(content, indent=2))
     return found
 

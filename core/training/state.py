@@ -137,7 +137,8 @@ class State:
         self.average.load_state_dict(content["average"])
         self.optimiser = make_optimiser(self.network, config.optimiser)
         put_slots(self.optimiser, self.network, content["optimiser"])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # empty from a device whose precision needs none
+            self.scaler.load_state_dict(content["scaler"])
         self.position = position
         self.totals = Totals(**content["totals"])
         self.best = content["best"]
@@ -165,10 +166,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(f"Another process is training in {folder}.") from error
         yield
-    except BlockingIOError as error:
-        raise TrainingError(f"Another process is training in {folder}.") from error
     finally:
         os.close(file)
 

@@ -99,7 +99,7 @@ def _stored(
     path = cache / f"{kind}-{size}-{key}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
+        with replacing(path, alone=False) as unfinished:  # runs with the same data share the cache
             shape = (len(chosen), size, size, 3)
             pixels = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint8, shape=shape)
             decoded = pictures.source.pictures(chosen)

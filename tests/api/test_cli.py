@@ -267,6 +267,13 @@ def test_workers_of_other_queues(arguments: list[str], queues: str, rest: str) -
     assert environment["PAWLENS_WORKER_QUEUE"] == queues
 
 
+def test_a_worker_of_downloads_has_the_threads_that_the_settings_ask_for() -> None:
+    asked = {"PAWLENS_FETCH_CONCURRENCY": "32", "PAWLENS_WEBHOOK_CONCURRENCY": "16"}
+    command, environment, _ = exec_of("worker", "io", **asked)
+    assert "--pool threads --concurrency 48 " in " ".join(command)
+    assert asked.items() <= environment.items()
+
+
 def test_beat() -> None:
     assert exec_of("beat")[0][1:] == ["-m", "worker.beat"]
 
@@ -311,6 +318,13 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     done = pawlens("migrate", PAWLENS_CONFIG=str(tmp_path / "bad.yaml"))
     assert done.returncode == 1
     assert done.stderr.startswith("The settings file is not valid YAML")
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["migrate"], ["worker", "io"]])
+def test_a_settings_file_that_is_not_there(command: list[str]) -> None:
+    done = pawlens(*command, PAWLENS_CONFIG="/nowhere.yaml")
+    assert done.returncode == 1
+    assert done.stderr == "PAWLENS_CONFIG names /nowhere.yaml, and there is no such file.\n"
 
 
 def test_migrate_makes_the_folder_and_the_tables(tmp_path: Path) -> None:

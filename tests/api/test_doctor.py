@@ -94,12 +94,6 @@ def test_misspelt_variables_are_found(settings: Settings, monkeypatch: pytest.Mo
     assert unknown.level == "warning"
 
 
-@pytest.mark.usefixtures("clean_environment")
-def test_a_settings_file_that_is_not_there(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAWLENS_CONFIG", "/nowhere.yaml")
-    assert only(doctor_machine.environment, settings).level == "broken"
-
-
 def test_disk(tmp_path: Path) -> None:
     new = tmp_path / "not" / "yet"
     assert only(doctor_machine.disk, Settings(data_dir=new, min_free_disk_fraction=0)).level == "ok"

@@ -45,8 +45,8 @@ class Desk:
     def post(self, url: str, **wishes: Any) -> str:
         return submitted(self.database, url=url, **wishes)
 
-    def drain(self) -> None:
-        self.downloader.drain("io/task")
+    def drain(self, **limits: float) -> bool:
+        return self.downloader.drain("io/task", **limits)
 
     def job(self, job_id: str) -> Job:
         return job(self.database, job_id)
@@ -246,10 +246,19 @@ def test_a_worker_that_stops_begins_no_further_download(desk: Desk, pictures: Se
 
     pictures.answers["/last"] = stop_first
     first, second = desk.post(pictures.url("/last")), desk.post(pictures.url("/cat.jpg"))
-    desk.drain()
+    assert desk.drain() is True  # there may be more, for another worker
     assert desk.job(first).state is JobState.QUEUED
     found = desk.job(second)
     assert (found.state, found.attempt) == (JobState.FETCHING, 0)
+
+
+def test_after_its_time_it_leaves_the_rest(desk: Desk, pictures: Server) -> None:
+    """And says so. One is downloaded in any case."""
+    ids = [desk.post(pictures.url("/cat.jpg")) for _ in range(3)]
+    assert desk.drain(seconds=0) is True
+    assert [desk.job(job_id).state for job_id in ids] == [JobState.QUEUED, *[JobState.FETCHING] * 2]
+    assert desk.drain() is False
+    assert {desk.job(job_id).state for job_id in ids} == {JobState.QUEUED}
 
 
 def test_no_more_at_once_than_there_are_places(database: Database, tmp_path: Path, pictures: Server) -> None:

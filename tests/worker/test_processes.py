@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from worker import processes
-from worker.processes import Child, Program, last_lines, rotate
+from worker.processes import Child, Program, last_lines, rotate, rotate_open
 
 MakeChild = Callable[..., Child]
 
@@ -174,6 +175,43 @@ def test_a_large_log_is_put_aside_once(tmp_path: Path, monkeypatch: pytest.Monke
         rotate(log)
         assert not log.exists()
         assert (tmp_path / "a.log.1").read_text() == text
+
+
+def test_a_log_is_rotated_while_its_process_writes(
+    make_child: MakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MAX_LOG_BYTES", 1000)
+    child = make_child(
+        "import itertools, time\n"
+        "for number in itertools.count(): print(f'line {number:05}', flush=True); time.sleep(0.001)"
+    )
+    log = child.program.log
+    rotate_open(log)  # none yet
+    child.start()
+    for _ in range(2):
+        eventually(lambda: log.stat().st_size > 1000)
+        rotate_open(log)
+        aside = log.with_name(log.name + ".1").read_text().splitlines()
+        assert len(aside) > 90
+        eventually(lambda: log.stat().st_size >= 22)
+        line = log_of(child).splitlines()[0]
+        # At the beginning of the file, where an old offset would have left a hole.
+        assert re.fullmatch(r"line \d{5}", line)
+        assert int(aside[-1][5:]) < int(line[5:])
+    small = log.stat().st_size
+    monkeypatch.setattr(processes, "MAX_LOG_BYTES", 10 << 20)
+    rotate_open(log)
+    assert log.stat().st_size >= small
+
+
+def test_last_lines_go_back_beyond_a_rotation(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.with_name("a.log.1").write_text("first\nsecond\n")
+    log.write_text("third\n")
+    assert last_lines(log, 2) == "second\nthird"
+    assert last_lines(log, 1) == "third"
+    log.write_text("")
+    assert last_lines(log, 9) == "first\nsecond"
 
 
 def test_last_lines(tmp_path: Path) -> None:

@@ -211,6 +211,31 @@ def test_a_child_that_ignores_sigterm_is_killed(lone: tuple[Supervisor, list[str
     assert not any(child.is_running for child in supervisor.children)
 
 
+def test_logs_are_rotated_while_it_runs(
+    lone: tuple[Supervisor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.processes.MAX_LOG_BYTES", 1000)
+    monkeypatch.setattr("worker.supervisor.ROTATE_SECONDS", 0)
+    supervisor, _ = lone
+    talking = "import time\nwhile True: print('x' * 99, flush=True); time.sleep(0.01)"
+    supervisor.api = child_that(supervisor.api, talking)
+    supervisor.beat = child_that(supervisor.beat, talking)
+    supervisor.logs.mkdir()
+    (supervisor.logs / "api.log.1").mkdir()  # in the way, so that this one cannot be put aside
+
+    def stop_when_rotated() -> None:
+        try:
+            eventually((supervisor.logs / "beat.log.1").exists, within=60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_when_rotated)
+    stopper.start()
+    assert supervisor.run() == 0
+    stopper.join()
+    assert (supervisor.logs / "beat.log.1").stat().st_size > 1000
+
+
 def test_with_a_redis_of_its_own_no_valkey_is_started(tmp_path: Path) -> None:
     said: list[str] = []
     settings = Settings(data_dir=tmp_path, engine="stand-in", redis_url="redis://127.0.0.1:9")

@@ -153,8 +153,8 @@ class Desk:
         newest = self.record(delivery_id).attempts[-1]
         return newest.status_code, newest.error
 
-    def drain(self) -> None:
-        self.sender.drain()
+    def drain(self, **limits: float) -> bool:
+        return self.sender.drain(**limits)
 
     def drain_when_due(self) -> None:
         with self.database.write() as session:
@@ -413,10 +413,20 @@ def test_only_so_many_send_at_once(database: Database, tmp_path: Path, receiver:
     assert len(receiver.received) == 6
 
 
+def test_after_its_time_it_leaves_the_rest(quick: Desk, receiver: Receiver) -> None:
+    """And says so. One is sent in any case."""
+    for _ in range(3):
+        quick.end_job(receiver.url())
+    assert quick.drain(seconds=0) is True
+    assert len(receiver.received) == 1
+    assert quick.drain() is False
+    assert len(receiver.received) == 3
+
+
 def test_it_stops_between_two_deliveries(quick: Desk, receiver: Receiver) -> None:
     receiver.answers["/hook"] = lambda handler: (quick.stopping.set(), status(200)(handler))[1]
     first, second = quick.end_job(receiver.url()), quick.end_job(receiver.url())
-    quick.drain()
+    assert quick.drain() is True  # there may be more, for another worker
     assert quick.state(first) is DeliveryState.DELIVERED
     assert quick.record(second).attempts == []
 

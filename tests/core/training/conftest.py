@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Configura
     config = configuration(tmp_path_factory.mktemp("runs"), cache)
     train(config, device="cpu")
     return config
+
+
+Other = Callable[[], object]
+
+
+@pytest.fixture
+def at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[Other], None]:
+    """Lets ``other`` happen, as if in another process, just before the next file takes its place."""
+
+    def arrange(other: Other) -> None:
+        replace = Path.replace
+
+        def replaced(path: Path, target: Path) -> Path:
+            monkeypatch.setattr(Path, "replace", replace)
+            monkeypatch.setattr(os, "getpid", lambda: -1)
+            other()
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", replaced)
+
+    return arrange
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from PIL import Image
 from core.training.config import Data, TrainingError
 from core.training.data import Part, Pictures, open_pictures, split
 from core.training.sources import Indices, Source
+
+from .conftest import Other
 
 
 def parted(
@@ -119,6 +122,18 @@ def test_the_look_through_is_cached_until_a_file_changes(
     changed = open_pictures(data, seed=0)
     assert len(decoded) == 24
     assert changed.digest != first.digest
+
+
+def test_two_runs_look_through_at_the_same_time(
+    tmp_path: Path, at_the_same_time: Callable[[Other], None]
+) -> None:
+    data = Data(source="generated", per_class=6, validation=0.34, cache=tmp_path)
+    found = []
+    at_the_same_time(lambda: found.append(open_pictures(data, seed=0)))
+    found.append(open_pictures(data, seed=0))
+    theirs, ours = found
+    assert ours.digest == theirs.digest == open_pictures(data, seed=0).digest
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_digest_is_of_the_data_not_of_where_they_lie(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ from scipy.stats import median_abs_deviation
 from core.training.config import Data
 from core.training.data import open_pictures
 from core.training.normalisation import from_histogram, normalisation
+
+from .conftest import Other
 
 Method = Literal["mean-std", "median-mad"]
 Floats = NDArray[np.float64]
@@ -53,3 +56,14 @@ def test_of_the_training_part_alone_and_once(tmp_path: Path, method: Method) -> 
     assert stored["method"] == method
     file.write_text(json.dumps(stored | {"mean": [0.1, 0.2, 0.3]}))
     assert normalisation(pictures, method, tmp_path).mean == (0.1, 0.2, 0.3)
+
+
+def test_two_runs_measure_at_the_same_time(tmp_path: Path, at_the_same_time: Callable[[Other], None]) -> None:
+    pictures = open_pictures(Data(source="generated", per_class=6, validation=0.34, cache=tmp_path), seed=0)
+    cache = tmp_path / "shared"
+    found = []
+    at_the_same_time(lambda: found.append(normalisation(pictures, "mean-std", cache)))
+    found.append(normalisation(pictures, "mean-std", cache))
+    theirs, ours = found
+    assert ours == theirs == normalisation(pictures, "mean-std", cache)
+    assert len(list(cache.iterdir())) == 1

@@ -107,6 +107,22 @@ def test_stages_may_change_until_they_begin(tmp_path: Path) -> None:
         one.load(config.folder, later, "digest")
 
 
+def test_a_run_of_a_device_without_a_scaler_goes_on_with_one(tmp_path: Path) -> None:
+    """As from a CPU to a GPU for which float16 is chosen."""
+    one, config = state(tmp_path)
+    one.save(config.folder, config, "digest")
+    assert contents(config.folder / "last.pt")["scaler"] == {}
+    one.scaler = gradient_scaler("fp16", CPU)
+    initial = one.scaler.get_scale()
+    one.load(config.folder, config, "digest")
+    assert one.scaler.get_scale() == initial
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    one.save(config.folder, config, "digest")
+    one.scaler = gradient_scaler("fp16", CPU)
+    one.load(config.folder, config, "digest")
+    assert one.scaler.get_scale() == 8
+
+
 def test_the_average_is_saved_apart_from_the_network(tmp_path: Path) -> None:
     one, config = state(tmp_path)
     with torch.no_grad():
@@ -124,3 +140,8 @@ def test_the_folder_is_free_again_when_its_holder_has_left(tmp_path: Path) -> No
         raise KeyError
     with sole_writer(tmp_path / "run"):
         pass
+
+
+def test_only_the_lock_tells_of_another_process(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), sole_writer(tmp_path / "run"):
+        raise BlockingIOError

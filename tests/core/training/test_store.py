@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from core.training.data import Pictures, open_pictures
 from core.training.store import batches, served_crops, whole_pictures
 from core.vision.manifest import InputFormat
 from core.vision.preprocessing import Preprocessing
+
+from .conftest import Other
 
 FORM = InputFormat(size=32, resize_scale=1.14, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 
@@ -64,6 +67,19 @@ def test_half_decoded_is_not_taken_for_whole(pictures: Pictures, tmp_path: Path)
         whole_pictures(pictures, chosen, 40, tmp_path, killed)  # type: ignore[arg-type]
     store = whole_pictures(pictures, chosen, 40, tmp_path)
     assert store.pixels.reshape(len(chosen), -1).any(axis=1).all()
+
+
+def test_two_runs_decode_at_the_same_time(
+    pictures: Pictures, tmp_path: Path, at_the_same_time: Callable[[Other], None]
+) -> None:
+    chosen = pictures.part("train")
+    stores = []
+    at_the_same_time(lambda: stores.append(whole_pictures(pictures, chosen, 40, tmp_path)))
+    stores.append(whole_pictures(pictures, chosen, 40, tmp_path))
+    theirs, ours = stores
+    assert ours.pixels.reshape(len(chosen), -1).any(axis=1).all()
+    np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_batches_in_order(pictures: Pictures, tmp_path: Path) -> None:
