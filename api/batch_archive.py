@@ -11,7 +11,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 
-from api.batch_given import Given, printable
+from api.batch_given import Given, shown_name
 from core.errors import InvalidImage, InvalidRequest, PawlensError, PayloadTooLarge, UnsupportedMediaType
 from core.settings import Settings
 
@@ -92,7 +92,7 @@ def _is_junk(member: zipfile.ZipInfo) -> bool:
 
 
 def _given(archive: zipfile.ZipFile, member: zipfile.ZipInfo, index: int, settings: Settings) -> Given:
-    name = printable(member.filename.replace("\\", "/").lstrip("/")[-255:])
+    name = shown_name(member.filename.replace("\\", "/").lstrip("/")[-255:])
     refusal = _refusal(member, settings)
     if refusal is not None:
         return Given(index, name=name, error=refusal)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.problems import from_validation
+from api.values import cleaned
 from core.errors import PawlensError
 from core.network.urls import check_url
 from core.settings import Settings
@@ -37,10 +38,8 @@ class Given:
         It may quote what was sent; what no database stores, or no answer can be encoded with, is left out.
         """
         place = "" if self.row is None else f"Row {self.row}: "
-        detail = "".join(
-            char if char.isprintable() else "?" for char in f"{place}{error.detail}"[:MAX_DETAIL]
-        )
-        return error.as_job_error() | {"detail": detail}
+        detail = f"{place}{error.detail}"[:MAX_DETAIL]
+        return error.as_job_error() | {"detail": cleaned(detail, instead="?")}
 
 
 def checked_url(url: str, settings: Settings) -> str:
@@ -49,11 +48,9 @@ def checked_url(url: str, settings: Settings) -> str:
     return url
 
 
-def printable(name: Any) -> str | None:
+def shown_name(name: Any) -> str | None:
     """A name to be shown, or None for what is none."""
-    if not isinstance(name, str):
-        return None
-    return "".join(char for char in name[:255] if char.isprintable()) or None
+    return cleaned(name[:255]) or None if isinstance(name, str) else None
 
 
 def refused(
@@ -63,8 +60,8 @@ def refused(
     names = sent if isinstance(sent, dict) else {}
     return Given(
         index,
-        printable(names.get("name")),
-        printable(names.get("custom_id")),
+        shown_name(names.get("name")),
+        shown_name(names.get("custom_id")),
         error=from_validation(error) if isinstance(error, ValidationError) else error,
         row=row_number,
     )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from api.batch_archive import from_archive
-from api.batch_given import Given, checked_url, printable, refused
+from api.batch_given import Given, checked_url, refused, shown_name
 from api.batch_manifest import from_manifest
 from api.batch_schemas import BatchFields, BatchForm, BatchItem, BatchRequest
 from api.batch_upload import Part, Upload, receive
@@ -151,7 +151,7 @@ def _values(fields: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _from_part(index: int, upload: Upload, part: Part) -> Given:
-    name = printable(part.name.replace("\\", "/").rpartition("/")[2][-255:])
+    name = shown_name(part.name.replace("\\", "/").rpartition("/")[2][-255:])
     return Given(index, name=name, read=lambda: upload.read(part), size=part.size)
 
 

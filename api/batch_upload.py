@@ -12,6 +12,8 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +48,8 @@ class Upload:
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        try:
+        with _on_disk():
             self._file.write(data)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(
-                    "There is no room for the upload. Free space where temporary files are kept."
-                ) from error
-            raise
         self._digest.update(data)
         self.size += len(data)
 
@@ -63,7 +59,8 @@ class Upload:
 
     def seal(self) -> None:
         """All is there: what was written can be read."""
-        self._file.flush()
+        with _on_disk():
+            self._file.flush()
 
     @property
     def sha256(self) -> str:
@@ -78,7 +75,20 @@ class Upload:
         return _Window(self._file.fileno(), part.start, part.size)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written the first time
+            self._file.close()
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(
+                "There is no room for the upload. Free space where temporary files are kept."
+            ) from error
+        raise
 
 
 class _Window(io.RawIOBase):
@@ -94,7 +104,7 @@ class _Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         if at < 0:
-            raise ValueError("it is too short")
+            raise OSError(errno.EINVAL, "before its beginning")  # as of a file: zipfile looks further back
         self._at = at
         return at
 

@@ -132,11 +132,13 @@ class JobOut(BaseModel):
     prediction: PredictionOut | None
     timings: Timings | None
     methods: list[MethodOut]
-    progress: Progress = Field(description="Steps done of this job: the prediction and each method.")
+    progress: Progress = Field(
+        description="Steps done of this job: the prediction and each method. What was canceled is not done."
+    )
     queue: QueueOut | None = Field(description="While the job is queued.")
     error: JobError | None
     attempt: int = Field(description="How often a worker has begun it.")
-    event_seq: int = Field(description="Number of the newest event; it grows with every change.")
+    event_seq: int = Field(description="Number of the newest event.")
     links: Links
 
     @classmethod
@@ -165,7 +167,7 @@ class JobOut(BaseModel):
             )
             for method in record.methods
         ]
-        ended = sum(method.status not in (MethodState.QUEUED, MethodState.RUNNING) for method in methods)
+        done = sum(method.status in (MethodState.SUCCEEDED, MethodState.FAILED) for method in methods)
         return cls(
             id=job.id,
             kind="explain" if job.queue is Queue.EXPLAIN else "predict",
@@ -191,7 +193,7 @@ class JobOut(BaseModel):
             prediction=None if job.prediction is None else PredictionOut(**job.prediction),
             timings=None if job.timings is None else Timings(**job.timings),
             methods=methods,
-            progress=Progress(done=(job.prediction is not None) + ended, total=1 + len(methods)),
+            progress=Progress(done=(job.prediction is not None) + done, total=1 + len(methods)),
             queue=None
             if record.position is None
             else QueueOut(position=record.position, estimated_start_at=estimated_start_at),

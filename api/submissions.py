@@ -15,6 +15,7 @@ from starlette.requests import Request
 from api.forms import FileHead, InMemory, Limits, read_multipart
 from api.job_fields import JobFields, JobForm, JobRequest
 from api.problems import from_validation
+from api.values import cleaned
 from core.errors import BadRequest, InvalidRequest, PayloadTooLarge, UnsupportedMediaType, UrlBlocked
 from core.explain.methods import METHODS
 from core.jobs.blobs import Picture
@@ -190,7 +191,7 @@ def _check_length(data: bytes, settings: Settings) -> None:
 def _plain_name(name: str | None) -> str | None:
     """The file's name without any folders, for people to recognise; nothing is ever stored under it."""
     plain = (name or "").replace("\\", "/").rpartition("/")[2]
-    return "".join(c for c in plain if c.isprintable())[:255] or None
+    return cleaned(plain)[:255] or None
 
 
 def check_receiver(url: str, settings: Settings) -> str:

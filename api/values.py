@@ -16,6 +16,17 @@ MAX_METADATA_DEPTH = 32
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
+# Names are shown, logged and exported, each on a line of its own and in its place: without control
+# characters, ends of lines, and what turns around the text that follows (Unicode Standard Annex 9). All else
+# may be a name, also spaces of other widths and joiners, which isprintable() would refuse.
+_NO_TEXT = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def cleaned(text: str, instead: str = "") -> str:
+    """The text without what no name may have, or with ``instead`` in each place."""
+    return _NO_TEXT.sub(instead, text)
+
+
 def _small(value: dict[str, Any]) -> dict[str, Any]:
     _check_storable(value, MAX_METADATA_DEPTH)
     try:
@@ -39,11 +50,11 @@ def _check_storable(value: Any, levels: int) -> None:
             _check_storable(item, levels - 1)
 
 
-def _printable(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must have printable characters only")
+def _clean(value: str) -> str:
+    if _NO_TEXT.search(value):
+        raise ValueError("must have no control characters, line ends or marks of direction")
     return value
 
 
 SmallObject = Annotated[dict[str, Any], AfterValidator(_small)]
-Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_clean)]

@@ -12,7 +12,7 @@ from functools import cache
 import redis
 from celery import Celery
 from kombu.entity import Queue as Channel
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis.backoff import NoBackoff
@@ -111,14 +111,14 @@ def publish(settings: Settings, queue: Queue, count: int = 1) -> None:
     """Send ``count`` hints to the workers of a queue.
 
     Raises:
-        BrokerUnavailable: Redis does not answer within its timeouts.
+        BrokerUnavailable: Redis does not answer within its timeouts, or all connections wait for that.
     """
     app = celery_app(settings.redis)
     try:
         with app.producer_pool.acquire(block=True, timeout=5) as producer:
             for _ in range(count):
                 app.send_task(TASKS[queue], queue=str(queue), producer=producer, retry=False)
-    except (OperationalError, redis.RedisError, OSError) as error:
+    except (OperationalError, LimitExceeded, redis.RedisError, OSError) as error:
         raise BrokerUnavailable(str(error)) from error
 
 

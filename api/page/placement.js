@@ -1,4 +1,4 @@
-// Where the square that the network sees lies in the picture: the arithmetic of core/vision/images.py.
+// Where the square that the network sees lies in the picture: the arithmetic of core/vision/preprocessing.py.
 
 /** As an explanation's provenance gives it: {x, y, width, height} in pixels of the upright original. */
 export function square({ size, scale_x, scale_y, offset_x, offset_y }) {

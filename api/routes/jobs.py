@@ -15,8 +15,9 @@ from api.openapi import JOB_BODY, problems
 from api.schemas import Cursor, JobOut, JobPage, Wait, checked_cursor
 from api.service import ServiceDep, get_service
 from api.submissions import read_job
-from core.jobs import completion, explanations, queries, results, retention, webhooks
+from core.jobs import completion, queries, results, retention, webhooks
 from core.jobs.states import FINAL, JobState, Queue
+from core.jobs.transitions import PARTIAL
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 # A router of its own, because all routes of one are of the same class.
@@ -188,7 +189,7 @@ def get_artifact(
     with service.database.read() as session:
         artifact, data = queries.artifact_of(session, job_id, method, name, owner=owner)
     # A partial map is replaced by the next one, under the same name.
-    is_partial = name == explanations.PARTIAL
+    is_partial = name == PARTIAL
     return _bytes(data, artifact.blob_sha256, artifact.media_type, if_none_match, changes=is_partial)
 
 

@@ -48,7 +48,7 @@ def create_webhook(
     owner: OwnerDep,
     _idempotency_key: idempotency.Key = None,
 ) -> WebhookWithSecret:
-    """Register a receiver. Its secret is in this answer and in no other."""
+    """Register a receiver. Its secret is in this answer, and where the same request is repeated, alone."""
     url = check_receiver(wanted.url, service.settings)
     once = idempotency.of(request, [url, wanted.events])
     endpoint_id = new_id("whk")

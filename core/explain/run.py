@@ -69,12 +69,14 @@ class NetworkExplainer:
     def _explain(
         self, method: str, picture: NDArray[np.uint8], options: ExplainOptions, progress: Progress
     ) -> Explanation:
-        steps = 1
+        # Measuring its quality takes as long again for each of the other pictures that are explained.
+        rounds = 1 + SENSITIVITY_SAMPLES if options.quality else 1
+        steps, done_before = 1, 0
 
         def watched(done: int, total: int, partial: Floats | None) -> None:
             nonlocal steps
             steps = total
-            progress(done, total, partial)
+            progress(done, total * rounds, partial)
 
         def run(pictured: NDArray[np.uint8], label: str | None, progress: Progress) -> Explanation:
             target = self.explainer.target(pictured, label)  # with the log-odds of this very picture
@@ -83,18 +85,23 @@ class NetworkExplainer:
         explanation = run(picture, options.target, watched)
         if not options.quality or explanation.attribution is None:
             return explanation
+        done_before = steps
 
-        def still(*_: object) -> None:
-            progress(steps, steps, None)  # measuring takes long, and may be stopped too
+        def measuring(done: int = 0, total: int = 1, _: Floats | None = None) -> None:
+            progress(done_before + steps * done // max(total, 1), steps * rounds, None)
 
         def again(other: NDArray[np.uint8]) -> Floats:
-            attribution = run(other, explanation.target.label, still).attribution
+            nonlocal done_before
+            attribution = explanation.attribution
+            if other is not picture:
+                attribution = run(other, explanation.target.label, measuring).attribution
+                done_before += steps
             assert attribution is not None
             return attribution
 
         attribution, index = explanation.attribution, explanation.target.index
         measured = quality.deletion_insertion(
-            self._probabilities(still), picture, attribution, index, seed=options.seed
+            self._probabilities(measuring), picture, attribution, index, seed=options.seed
         )
         moved = quality.max_sensitivity(again, picture, samples=SENSITIVITY_SAMPLES, seed=options.seed)
         return replace(

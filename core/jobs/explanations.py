@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import case, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -22,6 +22,7 @@ from core.jobs.blobs import store_blob
 from core.jobs.claims import Claim
 from core.jobs.states import MethodState
 from core.jobs.tables import Artifact, Method
+from core.jobs.transitions import PARTIAL
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,14 @@ def finish(session: Session, claim: Claim, method: str, finished: Finished) -> b
         quality=finished.quality,
         provenance=finished.provenance,
         seconds=finished.seconds,
-        done=Method.total,
+        done=_steps,
+        total=_steps,
     )
     return True
+
+
+# A method that was too fast to tell of its steps has done its one.
+_steps = case((Method.total > 0, Method.total), else_=1)
 
 
 def fail(session: Session, claim: Claim, method: str, error: PawlensError, *, seconds: float) -> bool:
@@ -156,14 +162,10 @@ def reuse(session: Session, claim: Claim, method: str, *, key: str) -> bool | No
         seconds=0.0,
         cached=True,
         cache_key=key,
-        done=found.total,
-        total=found.total,
+        done=max(found.total, 1),
+        total=max(found.total, 1),
     )
     return True
-
-
-PARTIAL = "partial.png"
-"""Name of the artifact that shows a method's map while it is refined; gone when the method has ended."""
 
 
 def _note(session: Session, claim: Claim, event: str, method: str, **data: Any) -> bool:

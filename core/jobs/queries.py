@@ -131,12 +131,13 @@ def picture_of(session: Session, job_id: str, *, owner: str | None = None) -> tu
     """The picture as it was uploaded or downloaded.
 
     Raises:
-        NotFound: there is no such job, or its URL is not downloaded yet.
+        NotFound: there is no such job, or its URL is not downloaded, or what was sent is no picture.
     """
     job = _find(session, job_id, owner)
     image = session.get(Image, job.image_sha256) if job.image_sha256 else None
     if image is None:
-        raise NotFound(f"The picture of job {job_id} is not downloaded yet: the job is {job.state}.")
+        why = "was never there" if job.state.is_final else "is not downloaded yet"
+        raise NotFound(f"The picture of job {job_id} {why}: the job is {job.state}.")
     return image, picture_bytes(session, [image.sha256])[image.sha256]
 
 

@@ -12,14 +12,17 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, String, type_coerce, update
+from sqlalchemy import ColumnElement, Select, String, delete, type_coerce, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.database import db_now
 from core.jobs import completion, events, webhooks
 from core.jobs.statements import pages
 from core.jobs.states import LEASED, MOVES, JobState, MethodState, Queue
-from core.jobs.tables import Job, Method
+from core.jobs.tables import Artifact, Job, Method
+
+PARTIAL = "partial.png"
+"""Name of the artifact that shows a method's map while it is refined; gone when the method has ended."""
 
 
 class Moved(NamedTuple):
@@ -178,3 +181,8 @@ def _end_methods(session: Session, job_ids: list[str], to: JobState) -> None:
                 .values(state=end, finished_at=db_now())
                 .execution_options(synchronize_session=False)
             )
+        session.execute(
+            delete(Artifact)
+            .where(Artifact.job_id.in_(some), Artifact.name == PARTIAL)
+            .execution_options(synchronize_session=False)
+        )

@@ -73,6 +73,19 @@ def test_a_file_name_keeps_nothing_but_its_last_part(api: Api, name: str) -> Non
         assert answer.json()["name"] == "passwd"
 
 
+@pytest.mark.parametrize("custom_id", ["a\u00a0b", "\u6771\u3000京", "a\u200db"])
+def test_an_id_may_have_any_space(sqlite_api: Api, custom_id: str) -> None:
+    assert sqlite_api.post(custom_id=custom_id)["custom_id"] == custom_id
+
+
+@pytest.mark.parametrize("custom_id", ["a\nb", "a\x1bb", "a\u2028b", "a\u202eb"])
+def test_an_id_stays_on_its_line_and_in_its_place(sqlite_api: Api, custom_id: str) -> None:
+    answer = sqlite_api.http.post(
+        "/v1/jobs", json={"image": {"url": "https://a.b/c"}, "custom_id": custom_id}
+    )
+    assert_problem(answer, 422, "invalid_request", "control characters")
+
+
 def raw_form(api: Api, body: bytes, kind: str = "multipart/form-data; boundary=b") -> httpx.Response:
     return api.http.post("/v1/jobs", content=body, headers={"Content-Type": kind})
 

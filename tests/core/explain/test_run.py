@@ -108,6 +108,9 @@ def test_quality_on_request_comes_with_its_controls_and_the_seed(
     for name in ("deletion_auc", "insertion_auc", "random_deletion_auc", "random_insertion_auc"):
         assert 0 <= found.quality["deletion_insertion"][name] <= 1
     assert found.quality["max_sensitivity"] > 0
+    # What is measured counts as steps too: the end is told at the end alone.
+    assert seen == sorted(seen[: len(seen) // 3]) * 3
+    assert [done for done, total in seen].count(seen[-1][1]) == 3
     assert found.quality == again.quality != other_seed.quality
     assert (found.provenance["seed"], other_seed.provenance["seed"]) == (1, 2)
     assert all(done <= total for done, total in seen)

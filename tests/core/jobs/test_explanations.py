@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from sqlalchemy import select
+
 from core.database import Database
-from core.jobs import explanations
+from core.jobs import explanations, results
 from core.jobs.claims import Claim
 from core.jobs.explanations import File, Finished, cache_key
 from core.jobs.queries import get_job
 from core.jobs.rescue import rescue
 from core.jobs.states import MethodState, Queue
-from core.jobs.tables import Method
+from core.jobs.tables import Artifact, Method
 from tests.core.jobs.steps import claimed, running
 
 FINISHED = Finished({"panel.png": File(b"a panel", "image/png")}, {"converged": True}, {"seed": 0}, 1.5)
@@ -72,3 +74,30 @@ def test_only_a_result_that_succeeded_is_reused(database: Database) -> None:
         assert explanations.reuse(session, second, "occlusion", key="same") is True
     method = methods(database, second)["occlusion"]
     assert (method.state, method.cached, method.quality) == (MethodState.SUCCEEDED, True, {"converged": True})
+
+
+def test_what_succeeded_has_done_all_its_steps_although_it_told_of_none(database: Database) -> None:
+    claim = running(database, methods=("occlusion", "grad_cam"))
+    with database.write() as session:
+        assert explanations.start(session, claim, "occlusion", key="1")
+        assert explanations.finish(session, claim, "occlusion", FINISHED)
+        assert explanations.start(session, claim, "grad_cam", key="2")
+        assert explanations.progress(session, claim, "grad_cam", done=3, total=7)
+        assert explanations.finish(session, claim, "grad_cam", FINISHED)
+    found = methods(database, claim)
+    assert [(found[name].done, found[name].total) for name in ("occlusion", "grad_cam")] == [(1, 1), (7, 7)]
+
+
+def test_a_map_that_was_being_refined_goes_with_a_cancel(database: Database) -> None:
+    claim = running(database, methods=("occlusion", "grad_cam"))
+    with database.write() as session:
+        assert explanations.start(session, claim, "grad_cam", key="1")
+        assert explanations.finish(session, claim, "grad_cam", FINISHED)
+        assert explanations.start(session, claim, "occlusion", key="2")
+        partial = File(b"half", "image/png")
+        assert explanations.progress(session, claim, "occlusion", done=1, total=2, partial=partial)
+        results.cancel(session, claim.job_id)
+        assert results.acknowledge_cancel(session, claim)
+    with database.read() as session:
+        kept = session.scalars(select(Artifact.name).where(Artifact.job_id == claim.job_id)).all()
+    assert kept == list(FINISHED.files)
