@@ -17,9 +17,10 @@ from api.batch_given import Given, checked_url, refused, shown_name
 from api.batch_manifest import from_manifest
 from api.batch_schemas import BatchFields, BatchForm, BatchItem, BatchRequest
 from api.batch_upload import Part, Upload, receive
+from api.bodies import media_type_of, refuse_texts, values_of
 from api.forms import Limits
 from api.problems import from_validation
-from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS, decode_base64, media_type_of
+from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS, decode_base64
 from core.errors import (
     BadRequest,
     InvalidRequest,
@@ -117,7 +118,8 @@ def _from_item(index: int, item: Any, settings: Settings) -> Given:
 
 
 def _from_form(upload: Upload, settings: Settings) -> AskedBatch:
-    fields = BatchForm.model_validate(_values(upload.fields))
+    refuse_texts(upload.fields, "files", "archive", "manifest")
+    fields = BatchForm.model_validate(values_of(upload.fields))
     # A browser sends a nameless empty part for an input in which no file was chosen.
     parts = [part for part in upload.parts if part.name or part.size]
     sent = {part.field for part in parts}
@@ -136,18 +138,6 @@ def _from_form(upload: Upload, settings: Settings) -> AskedBatch:
     if not items:
         raise InvalidRequest(f"{field}: there is no item in it.")
     return AskedBatch(fields, _without_repeats(items), upload.sha256, upload)
-
-
-def _values(fields: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in fields:
-        if key in ("methods", "webhook_events"):
-            values.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
-        elif key in values:
-            raise InvalidRequest(f"{key[:100]}: given more than once.")
-        else:
-            values[key] = value
-    return values
 
 
 def _from_part(index: int, upload: Upload, part: Part) -> Given:

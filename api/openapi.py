@@ -12,6 +12,7 @@ from api.examples import EXAMPLES
 from api.job_fields import JobRequest
 from api.problems import MEDIA_TYPE
 from api.schemas import Problem
+from api.webhook_schemas import WebhookRequest
 
 _MEANINGS = {
     400: "The request does not parse.",
@@ -105,6 +106,12 @@ JOB_BODY: dict[str, Any] = {
     }
 }
 
+WEBHOOK_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _inlined(WebhookRequest)}},
+    }
+}
 
 _BATCH_FORM: dict[str, Any] = {
     "type": "object",

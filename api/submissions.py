@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from anyio import to_thread
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from api.bodies import media_type_of, parsed_json, refuse_texts, values_of
 from api.forms import FileHead, InMemory, Limits, read_multipart
 from api.job_fields import JobFields, JobForm, JobRequest
 from api.problems import from_validation
@@ -70,11 +69,6 @@ async def read_job(request: Request, settings: Settings) -> Asked:
     return asked
 
 
-def media_type_of(request: Request) -> str:
-    """Of the body, without its parameters; empty if it is not declared."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def asked_methods(methods: list[str]) -> tuple[str, ...]:
     """The methods in the order asked for, each once; ``all`` stands for every one."""
     unknown = [name[:40] for name in methods if name not in METHODS and name != "all"]
@@ -131,31 +125,18 @@ def picture_of(form: Form, settings: Settings) -> tuple[bytes | None, str | None
 
 async def _read_form(request: Request, settings: Settings) -> Asked:
     form = await read_form(request)
-    if form.text("file") is not None:
-        raise InvalidRequest("file: send the picture as a file part, with a file name, not as a text field.")
+    refuse_texts(form.texts, "file")
     if form.file is not None and form.file[0].field != "file":
         raise InvalidRequest(f"{form.file[0].field[:100]}: this field is text; only 'file' is a file.")
     data, name = picture_of(form, settings)
-    values: dict[str, Any] = {}
-    for key, value in form.texts:
-        if key in ("methods", "webhook_events"):
-            values.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
-        elif key in values:
-            raise InvalidRequest(f"{key}: given more than once.")
-        else:
-            values[key] = value
-    fields = JobForm.model_validate(values)
+    fields = JobForm.model_validate(values_of(form.texts))
     if (data is None) == (fields.url is None):
         raise InvalidRequest("Send exactly one of 'file' (a picture) and 'url' (where to download one).")
     return Asked(fields, data, fields.url, name)
 
 
 def _from_json(body: bytes) -> Asked:
-    try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON: {error}") from error
-    fields = JobRequest.model_validate(document)
+    fields = JobRequest.model_validate(parsed_json(body))
     source = fields.image
     if source.base64 is None:
         return Asked(fields, None, source.url, source.name)
@@ -174,10 +155,6 @@ def decode_base64(text: str, field: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest(f"{field}: this is not base64: {error}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _check_length(data: bytes, settings: Settings) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from api.auth import OwnerDep
+from api.bodies import media_type_of
 from api.job_fields import JobFields
 from api.openapi import EXPLAIN_BODY, PREDICT_BODY, problems
 from api.schemas import JobOut
 from api.service import Service, ServiceDep
 from api.service_schemas import LegacyExplanation, LegacyPrediction
-from api.submissions import Asked, Form, asked_methods, media_type_of, picture_of, read_form
+from api.submissions import Asked, Form, asked_methods, picture_of, read_form
 from core import errors
 from core.errors import BadRequest, Conflict, PawlensError, UnsupportedMediaType
 from core.jobs import queries

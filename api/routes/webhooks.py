@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import ValidationError
 
 from api import idempotency
 from api.auth import OwnerDep
-from api.openapi import problems
+from api.bodies import media_type_of, parsed_json
+from api.openapi import WEBHOOK_BODY, problems
+from api.problems import from_validation
 from api.schemas import Cursor, checked_cursor
 from api.service import Service, ServiceDep
 from api.submissions import check_receiver
@@ -21,6 +24,7 @@ from api.webhook_schemas import (
     WebhookRequest,
     WebhookWithSecret,
 )
+from core.errors import UnsupportedMediaType
 from core.jobs import delivery_log, webhooks
 from core.jobs.ids import new_id
 from core.jobs.states import Queue
@@ -31,17 +35,29 @@ router = APIRouter(prefix="/v1", tags=["webhooks"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
+async def read_webhook(request: Request) -> WebhookRequest:
+    """Read here, as all bodies are: FastAPI would answer one that is too large, or too slow, with 400."""
+    if (kind := media_type_of(request)) != "application/json":
+        said = kind[:100] or "of no declared type"
+        raise UnsupportedMediaType(f"The body is {said}. Send application/json.")
+    try:
+        return WebhookRequest.model_validate(parsed_json(await request.body()))
+    except ValidationError as error:
+        raise from_validation(error) from error
+
+
 @router.post(
     "/webhooks",
     status_code=201,
     response_model=WebhookWithSecret,
+    openapi_extra=WEBHOOK_BODY,
     responses=problems(
-        *(400, 409, 413, 422, 503),
+        *(400, 408, 409, 413, 415, 422, 503),
         http_201={"description": "Registered.", "headers": idempotency.ANSWER_HEADERS},
     ),
 )
 def create_webhook(
-    wanted: WebhookRequest,
+    wanted: Annotated[WebhookRequest, Depends(read_webhook)],
     request: Request,
     response: Response,
     service: ServiceDep,

@@ -50,6 +50,7 @@ def explain(
         provenance={
             **explainer.provenance(explainer.exact, "one or two passes: nothing to gain from less"),
             "by": options.by,
+            "channels": {layer.name: list(layer.channels) for layer in layers},
         },
     )
 

@@ -56,6 +56,7 @@ def explain(
         layers=tuple(layers),
         provenance={
             **explainer.provenance(network, "the weights as they were trained"),
+            "channels": {layer.name: list(layer.channels) for layer in layers},
             "slices": slices,
         },
     )

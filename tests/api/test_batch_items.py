@@ -192,6 +192,12 @@ class TestForms:
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
         refused(sqlite_api, "bad_request", 400, content=body, headers=kind)
 
+    @pytest.mark.parametrize("field", ["files", "archive", "manifest"])
+    def test_a_file_that_is_sent_as_text(self, sqlite_api: Api, field: str) -> None:
+        part = f'--b\r\nContent-Disposition: form-data; name="{field}"\r\n\r\nurl\r\n--b--\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        refused(sqlite_api, detail=f"{field}: send it as a file part", content=part.encode(), headers=kind)
+
     def test_a_client_that_leaves_makes_nothing(self, sqlite_api: Api) -> None:
         with sqlite_api.connect() as connection:
             head = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5000\r\n"

@@ -86,6 +86,12 @@ def test_an_id_stays_on_its_line_and_in_its_place(sqlite_api: Api, custom_id: st
     assert_problem(answer, 422, "invalid_request", "control characters")
 
 
+def test_a_number_without_end(sqlite_api: Api) -> None:
+    body = b'{"priority": ' + b"1" * 5000 + b"}"
+    answer = sqlite_api.http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert_problem(answer, 400, "bad_request", "1000 digits")
+
+
 def raw_form(api: Api, body: bytes, kind: str = "multipart/form-data; boundary=b") -> httpx.Response:
     return api.http.post("/v1/jobs", content=body, headers={"Content-Type": kind})
 

@@ -75,6 +75,24 @@ def test_a_deleted_receiver_is_gone(api: Api) -> None:
     assert_problem(api.http.post(f"/v1/webhooks/{made['id']}/enable"), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "code"),
+    [
+        (b'{"url":', "application/json", 400, "bad_request"),
+        (b"", "application/json", 400, "bad_request"),
+        (b'{"url": "https://example.com/"}', "text/plain", 415, "unsupported_media_type"),
+        (b'"' + bytes(70_000) + b'"', "application/json", 413, "payload_too_large"),
+    ],
+)
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+def test_a_body_that_cannot_be_read(
+    sqlite_api: Api, body: bytes, kind: str, status: int, code: str, announced: bool
+) -> None:
+    content = body if announced else iter([body])
+    answer = sqlite_api.http.post("/v1/webhooks", content=content, headers={"Content-Type": kind})
+    assert_problem(answer, status, code)
+
+
 def test_the_21st_receiver_is_refused(sqlite_api: Api) -> None:
     for _ in range(webhooks.MAX_ENDPOINTS):
         register(sqlite_api)

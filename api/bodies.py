@@ -1,0 +1,59 @@
+"""What a body says, in any form, before anything of it is checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+
+from core.errors import BadRequest, InvalidRequest
+
+MAX_DIGITS = 1000
+
+
+def media_type_of(request: Request) -> str:
+    """Of the body, without its parameters; empty if it is not declared."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parsed_json(body: bytes) -> Any:
+    """Raises BadRequest when it is no JSON (RFC 8259, which knows neither NaN nor Infinity)."""
+    try:
+        return json.loads(body, parse_constant=_refuse_constant, parse_int=_parsed_int)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"The body is not JSON: {error}") from error
+
+
+def _parsed_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:  # Python's own limit tells of Python's settings
+        raise ValueError(f"a number has {MAX_DIGITS} digits at most")
+    return int(digits)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def refuse_texts(texts: Sequence[tuple[str, str]], *names: str) -> None:
+    """Raises InvalidRequest where a field of these names, which are files, is a text."""
+    for name, _ in texts:
+        if name in names:
+            raise InvalidRequest(f"{name}: send it as a file part, with a file name, not as a text field.")
+
+
+def values_of(texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A form's text fields by their names, lists taken apart.
+
+    Raises InvalidRequest when one is given twice.
+    """
+    values: dict[str, Any] = {}
+    for key, value in texts:
+        if key in ("methods", "webhook_events"):
+            values.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
+        elif key in values:
+            raise InvalidRequest(f"{key[:100]}: given more than once.")
+        else:
+            values[key] = value
+    return values
