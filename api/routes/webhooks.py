@@ -25,7 +25,7 @@ from api.webhook_schemas import (
     WebhookWithSecret,
 )
 from core.errors import UnsupportedMediaType
-from core.jobs import delivery_log, webhooks
+from core.jobs import delivery_log, webhook_secrets, webhooks
 from core.jobs.ids import new_id
 from core.jobs.states import Queue
 from core.jobs.submit import Naming, name_request
@@ -94,14 +94,14 @@ def list_webhooks(service: ServiceDep, owner: OwnerDep) -> WebhookList:
 def get_secret(service: ServiceDep, owner: OwnerDep) -> SecretOut:
     """The secret that signs what is sent to the `webhook_url` of your jobs."""
     with service.database.write() as session:
-        return SecretOut.of(webhooks.own_secret(session, owner))
+        return SecretOut.of(webhook_secrets.own_secret(session, owner))
 
 
 @router.post("/webhooks/secret/rotate", response_model=SecretOut, responses=problems(503))
 def rotate_secret(service: ServiceDep, owner: OwnerDep) -> SecretOut:
     """Renew the secret of your jobs' `webhook_url`; the old one signs beside it for 24 hours."""
     with service.database.write() as session:
-        return SecretOut.of(webhooks.own_secret(session, owner, renew=True))
+        return SecretOut.of(webhook_secrets.own_secret(session, owner, renew=True))
 
 
 @router.get("/webhooks/{webhook_id}", response_model=WebhookOut, responses=problems(404, 422, 503))
@@ -124,7 +124,7 @@ def delete_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> Non
 def rotate_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> WebhookWithSecret:
     """Give it a new secret, shown once; the old one signs beside it for 24 hours."""
     with service.database.write() as session:
-        return WebhookWithSecret.of(webhooks.rotate(session, webhook_id, owner=owner))
+        return WebhookWithSecret.of(webhook_secrets.rotate(session, webhook_id, owner=owner))
 
 
 @router.post("/webhooks/{webhook_id}/enable", response_model=WebhookOut, responses=problems(404, 422, 503))

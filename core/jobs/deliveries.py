@@ -22,7 +22,7 @@ from sqlalchemy import ColumnElement, func, insert, literal, not_, select, updat
 from sqlalchemy.orm import Session
 
 from core.database import db_now
-from core.jobs import webhooks
+from core.jobs import webhook_secrets
 from core.jobs.states import DeliveryState
 from core.jobs.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -122,27 +122,20 @@ def claim(session: Session, *, lease_seconds: float, except_origins: Collection[
         .execution_options(synchronize_session=False)
     ).one()
     if taken.endpoint_id is None:
-        webhooks.own_secret(session, taken.owner)
-    signer = session.execute(
-        select(
-            WebhookEndpoint.url,
-            WebhookEndpoint.secret,
-            WebhookEndpoint.previous_secret,
-            func.coalesce(WebhookEndpoint.previous_secret_until > db_now(), False),
-            db_now(),
-        ).where(WebhookEndpoint.id == (taken.endpoint_id or webhooks.own_id(taken.owner)))
-    ).one()
-    registered_url, secret, previous, previous_signs, now = signer
+        webhook_secrets.own_secret(session, taken.owner)
+    signer = session.get_one(WebhookEndpoint, taken.endpoint_id or webhook_secrets.own_id(taken.owner))
+    now = session.scalar(select(db_now()))
+    assert now is not None
     return Claim(
         id=taken.id,
         attempt=taken.attempt,
         endpoint_id=taken.endpoint_id,
         target=taken.target,
-        url=registered_url or taken.target,
+        url=signer.url or taken.target,
         payload=taken.payload,
         subject_id=taken.subject_id,
         event_type=taken.event_type,
-        secrets=(secret, previous) if previous and previous_signs else (secret,),
+        secrets=(signer.secret, *webhook_secrets.old_secrets(signer, now)),
         now=now,
     )
 

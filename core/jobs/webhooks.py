@@ -9,17 +9,16 @@ URLs share one secret per owner, so that no client can sign what is sent to anot
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from core.database import db_now, insert_new, rows_changed
+from core.database import insert_new
 from core.errors import Conflict, NotFound
 from core.jobs.ids import new_id
 from core.jobs.signatures import new_secret
@@ -34,15 +33,12 @@ BATCH_EVENTS: tuple[str, ...] = get_args(BatchEventType)
 assert set(JOB_EVENTS) == {f"job.{state}" for state in FINAL}
 assert set(BATCH_EVENTS) == {f"batch.{state}" for state in BatchState if state is not BatchState.RUNNING}
 
-ROTATION_SECONDS = 24 * 3600.0
-"""So long after a rotation the secret before it signs as well."""
-
 MAX_ENDPOINTS = 20
 """Of one owner: every job that ends costs a row for each of them."""
 
 # The row that holds an owner's secret for the URLs of jobs has no URL itself, and is never listed.
-_NO_URL = ""
-_REGISTERED = WebhookEndpoint.url != _NO_URL
+NO_URL = ""
+_REGISTERED = WebhookEndpoint.url != NO_URL
 
 
 def create_endpoint(
@@ -88,7 +84,7 @@ def get_endpoint(
 ) -> WebhookEndpoint:
     """Raises NotFound when there is none of that id, or it is another owner's."""
     endpoint = session.get(WebhookEndpoint, endpoint_id, populate_existing=True, with_for_update=lock)
-    if endpoint is None or endpoint.url == _NO_URL or (owner is not None and endpoint.owner != owner):
+    if endpoint is None or endpoint.url == NO_URL or (owner is not None and endpoint.owner != owner):
         raise NotFound(f"There is no webhook endpoint {endpoint_id!r}. Ids look like whk_0192f3...")
     return endpoint
 
@@ -105,40 +101,6 @@ def enable_endpoint(session: Session, endpoint_id: str, *, owner: str | None = N
     endpoint = get_endpoint(session, endpoint_id, owner=owner, lock=True)
     endpoint.disabled_at = endpoint.failing_since = None
     return endpoint
-
-
-def rotate(session: Session, endpoint_id: str, *, owner: str | None = None) -> WebhookEndpoint:
-    """Give the endpoint a new secret; the old one signs beside it for a day."""
-    get_endpoint(session, endpoint_id, owner=owner)
-    _renew(session, endpoint_id)
-    return get_endpoint(session, endpoint_id, owner=owner)
-
-
-def own_secret(session: Session, owner: str | None, *, renew: bool = False) -> WebhookEndpoint:
-    """The row whose secret signs what goes to the URLs of this owner's jobs. Made when first asked."""
-    row = {"id": own_id(owner), "owner": owner, "url": _NO_URL, "secret": new_secret()}
-    insert_new(session, WebhookEndpoint.__table__, [row])  # type: ignore[arg-type]
-    if renew:
-        _renew(session, row["id"] or "")
-    return session.get_one(WebhookEndpoint, row["id"], populate_existing=True)
-
-
-def own_id(owner: str | None) -> str:
-    return f"own_{hashlib.sha256((owner or '').encode()).hexdigest()[:32]}"
-
-
-def _renew(session: Session, endpoint_id: str) -> None:
-    changed = session.execute(
-        update(WebhookEndpoint)
-        .where(WebhookEndpoint.id == endpoint_id)
-        .values(
-            secret=new_secret(),
-            previous_secret=WebhookEndpoint.secret,
-            previous_secret_until=db_now(ROTATION_SECONDS),
-        )
-        .execution_options(synchronize_session=False)
-    )
-    assert rows_changed(changed) == 1
 
 
 @dataclass(frozen=True)
@@ -174,7 +136,7 @@ _COLLECTIONS = {"job": "jobs", "batch": "batches", "whk": "webhooks"}
 _has_endpoints = exists().where(
     WebhookEndpoint.owner.is_not_distinct_from(Job.owner),
     WebhookEndpoint.disabled_at.is_(None),
-    WebhookEndpoint.url != _NO_URL,
+    WebhookEndpoint.url != NO_URL,
 )
 OF_ENDED = (
     Job.state,

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from core.broker import BrokerUnavailable
 from core.database import Database, db_now
 from core.errors import ServiceUnavailable
-from core.jobs import deliveries, delivery_log, results, webhooks
+from core.jobs import deliveries, delivery_log, results, webhook_secrets, webhooks
 from core.jobs.delivery_log import DeliveryRecord
 from core.jobs.signatures import new_secret
 from core.jobs.states import DeliveryState, Queue
@@ -163,7 +163,7 @@ class Desk:
 
     def secret(self) -> str:
         with self.database.write() as session:
-            return webhooks.own_secret(session, None).secret
+            return webhook_secrets.own_secret(session, None).secret
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_registered_endpoint_verifies_with_both_secrets_of_a_rotation(
 ) -> None:
     old = desk.register(receiver.url())
     with desk.database.write() as session:
-        new = webhooks.rotate(session, old.id)
+        new = webhook_secrets.rotate(session, old.id)
     desk.end_job()
     desk.drain()
     ((_, headers, body),) = receiver.received

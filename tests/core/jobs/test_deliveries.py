@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from core.database import Database, db_now
 from core.errors import Conflict, NotFound
-from core.jobs import deliveries, delivery_log, webhooks
+from core.jobs import deliveries, delivery_log, webhook_secrets, webhooks
 from core.jobs.deliveries import SCHEDULE, Claim, Outcome, pause
 from core.jobs.delivery_log import DeliveryRecord
 from core.jobs.rescue import MOST_DELIVERIES, ready
@@ -241,7 +241,7 @@ def test_both_secrets_sign_while_a_rotation_lasts(database: Database) -> None:
     for _ in range(3):
         succeed(database)
     with database.write() as session:
-        rotated = webhooks.rotate(session, endpoint.id)
+        rotated = webhook_secrets.rotate(session, endpoint.id)
     assert taken(database).secrets == (rotated.secret, endpoint.secret)
     with database.write() as session:
         session.execute(update(WebhookEndpoint).values(previous_secret_until=db_now(-1)))
@@ -252,7 +252,7 @@ def test_a_jobs_own_url_is_signed_with_its_owners_secret(database: Database) -> 
     succeed(database, webhook_url=URL, owner="key_a")
     claim = taken(database)
     with database.write() as session:
-        assert claim.secrets == (webhooks.own_secret(session, "key_a").secret,)
+        assert claim.secrets == (webhook_secrets.own_secret(session, "key_a").secret,)
     assert (claim.url, claim.target, claim.endpoint_id) == (URL, URL, None)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, event, select, update
 
 from core.database import Database, db_now
 from core.errors import Conflict, NotFound
-from core.jobs import results, webhooks
+from core.jobs import results, webhook_secrets, webhooks
 from core.jobs.ids import new_id
 from core.jobs.rescue import expire, rescue
 from core.jobs.states import FINAL, JobState
@@ -150,7 +150,7 @@ def test_without_webhooks_an_end_costs_no_statement_more(database: Database) -> 
     assert statements_of_an_end() == 4  # who wants it, and the deliveries
     with database.write() as session:
         session.get_one(WebhookEndpoint, endpoint.id).disabled_at = db_now()
-        webhooks.own_secret(session, None)  # is no receiver
+        webhook_secrets.own_secret(session, None)  # is no receiver
     assert statements_of_an_end() == 2
 
 
@@ -223,19 +223,19 @@ def test_telling_again_adds_nothing(database: Database) -> None:
 def test_endpoints_are_their_owners(database: Database) -> None:
     mine, theirs = register(database, owner="key_a"), register(database, owner="key_b")
     with database.write() as session:
-        webhooks.own_secret(session, "key_a")
+        webhook_secrets.own_secret(session, "key_a")
         assert [e.id for e in webhooks.endpoints(session, owner="key_a")] == [mine.id]
         assert [e.id for e in webhooks.endpoints(session)] == [theirs.id, mine.id]
         for act in (
             webhooks.get_endpoint,
             webhooks.delete_endpoint,
             webhooks.enable_endpoint,
-            webhooks.rotate,
+            webhook_secrets.rotate,
         ):
             with pytest.raises(NotFound):
                 act(session, theirs.id, owner="key_a")
             with pytest.raises(NotFound):
-                act(session, webhooks.own_id("key_a"), owner="key_a")
+                act(session, webhook_secrets.own_id("key_a"), owner="key_a")
 
 
 def test_one_owner_may_have_so_many(database: Database) -> None:
@@ -275,23 +275,40 @@ def test_a_job_that_ends_while_its_endpoint_is_being_deleted_ends_well(database:
 def test_a_rotation_keeps_the_old_secret_for_a_day(database: Database) -> None:
     endpoint = register(database)
     with database.write() as session:
-        rotated = webhooks.rotate(session, endpoint.id)
+        rotated = webhook_secrets.rotate(session, endpoint.id)
         assert rotated.secret != rotated.previous_secret == endpoint.secret
         until = select(WebhookEndpoint.previous_secret_until.between(db_now(86_300), db_now(86_401)))
         assert session.scalar(until)
 
 
+def test_a_rotation_that_is_repeated_keeps_the_secret_that_receivers_know(database: Database) -> None:
+    endpoint = register(database)
+    made = [endpoint.secret]
+    for _ in range(3):
+        with database.write() as session:
+            made.append(webhook_secrets.rotate(session, endpoint.id).secret)
+        with database.read() as session:
+            now = session.scalar(select(db_now()))
+            kept = webhook_secrets.old_secrets(session.get_one(WebhookEndpoint, endpoint.id), now)
+        assert kept == made[-2:-4:-1]  # two at most
+    with database.write() as session:
+        session.execute(update(WebhookEndpoint).values(previous_secret_until=db_now(-1)))
+    with database.write() as session:
+        rotated = webhook_secrets.rotate(session, endpoint.id)
+        assert rotated.previous_secret == made[-1]
+
+
 def test_the_secret_of_jobs_own_urls_is_one_for_each_owner(database: Database) -> None:
     def secret(owner: str | None, *, renew: bool = False) -> WebhookEndpoint:
         with database.write() as session:
-            return webhooks.own_secret(session, owner, renew=renew)
+            return webhook_secrets.own_secret(session, owner, renew=renew)
 
     first = secret("key_a").secret
     assert secret("key_a").secret == first
     assert len({first, secret("key_b").secret, secret(None).secret}) == 3
     assert secret("key_a", renew=True).previous_secret == first
     assert secret("key_a").secret != first
-    assert secret("k" * 48).id == webhooks.own_id("k" * 48)
+    assert secret("k" * 48).id == webhook_secrets.own_id("k" * 48)
 
 
 def test_a_disabled_endpoint_is_told_nothing_until_it_is_enabled(database: Database) -> None:
