@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -41,10 +41,11 @@ def batch(
 ) -> None:
     """Predict, and explain, many pictures as one batch. The exit status is 1 if one of them has failed."""
     form = _form(out)
+    unreadable = 0
     with connected(server, api_key) as client:
         made = client.batches.get(source) if source.startswith("batch_") else None
         if made is None:
-            with _upload(Path(source)) as (kind, file):
+            with _upload(Path(source)) as (kind, file, unreadable):
                 names = [name for name in methods.split(",") if name]
                 if kind == "archive":
                     made = client.batches.submit(archive=file, methods=names, priority=priority)
@@ -60,7 +61,8 @@ def batch(
             raise typer.Exit(EXIT_INTERRUPTED) from None
         client.batches.download(made["id"], out, form)
     _say_what_came(made, out)
-    raise typer.Exit(0 if sum(made["counts"][state] for state in GOOD) == made["total"] else 1)
+    are_good = sum(made["counts"][state] for state in GOOD) == made["total"]
+    raise typer.Exit(0 if are_good and not unreadable else 1)
 
 
 def _form(out: Path) -> Form:
@@ -71,25 +73,50 @@ def _form(out: Path) -> Form:
     if not out.resolve().parent.is_dir():
         print(f"--out {out}: there is no folder {out.resolve().parent}.", file=sys.stderr)
         raise typer.Exit(2)
+    if out.is_dir():
+        print(f"--out {out}: this is a folder; name a file in it.", file=sys.stderr)
+        raise typer.Exit(2)
     return form
 
 
 @contextmanager
-def _upload(source: Path) -> Iterator[tuple[Literal["archive", "manifest"], Path]]:
-    """What to send. A folder becomes a zip, in which its pictures keep their names below the folder."""
+def _upload(source: Path) -> Iterator[tuple[Literal["archive", "manifest"], Path, int]]:
+    """What to send, and how many pictures are missing in it because they cannot be read.
+
+    A folder becomes a zip, in which its pictures keep their names below the folder.
+    """
     if source.is_dir():
         found = pictures_in(source)
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder, f"{source.resolve().name}.zip")
-            with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # pictures are compressed
-                for path in found:
-                    packed.write(path, path.relative_to(source))
-            yield "archive", archive
+            unreadable = _pack(found, source, archive)
+            if unreadable == len(found):
+                raise typer.Exit(1)
+            yield "archive", archive, unreadable
     elif not source.is_file():
         print(f"There is no {source}.", file=sys.stderr)
         raise typer.Exit(1)
     else:
-        yield ("manifest" if source.suffix.lower() in MANIFESTS else "archive"), source
+        yield ("manifest" if source.suffix.lower() in MANIFESTS else "archive"), source, 0
+
+
+def _pack(pictures: Sequence[Path], folder: Path, archive: Path) -> int:
+    """Zip them, and say which cannot be read; returns how many these are."""
+    from api.connection import encodable  # noqa: PLC0415
+
+    unreadable = 0
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:  # pictures are compressed
+        for path in pictures:
+            name = encodable(str(path.relative_to(folder)))
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                print(f"{name}: Cannot read the file: {error.strerror}", file=sys.stderr)
+                unreadable += 1
+            else:
+                # Without the file's time, of which zip knows none before 1980.
+                packed.writestr(zipfile.ZipInfo(name), data)
+    return unreadable
 
 
 def _followed(client: PawlensClient, batch: Batch) -> Batch:
@@ -108,8 +135,10 @@ def _followed(client: PawlensClient, batch: Batch) -> Batch:
 
 
 def _say_what_came(batch: Batch, out: Path) -> None:
+    from api.connection import encodable  # noqa: PLC0415
+
     counts = ", ".join(f"{count} {state}" for state, count in batch["counts"].items() if count)
-    print(f"{batch['id']} {batch['status']}: {counts}. Results are in {out}.")
+    print(f"{batch['id']} {batch['status']}: {counts}. Results are in {encodable(str(out))}.")
     for error in batch["errors"][:SHOWN_ERRORS]:
         named = error["name"] or error["custom_id"] or f"item {error['index']}"
         print(f"  {named}: {error['detail']}", file=sys.stderr)

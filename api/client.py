@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 
 from api.client_batches import Batches
-from api.connection import FINAL_STATUSES, LONG_POLL_SECONDS, ApiError, Connection, NoServer
+from api.connection import FINAL_STATUSES, LONG_POLL_SECONDS, ApiError, Connection, NoServer, encodable
 
 __all__ = ["FINAL_STATUSES", "LONG_POLL_SECONDS", "ApiError", "Job", "NoServer", "PawlensClient"]
 
@@ -66,9 +66,9 @@ class PawlensClient(Connection):
         """
         parts: dict[str, tuple[str | None, bytes]] = {}
         if isinstance(image, str):
-            parts["url"] = (None, image.encode())
+            parts["url"] = (None, encodable(image).encode())
         elif isinstance(image, Path):
-            parts["file"] = (image.name, image.read_bytes())
+            parts["file"] = (encodable(image.name), image.read_bytes())
         else:
             parts["file"] = ("image", image)
         fields = {

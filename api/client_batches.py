@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from api.connection import Connection
+from api.connection import Connection, encodable
 
 Batch = dict[str, Any]
 """A batch as the API gives it: ``id status total counts{} progress{done total} rejected errors[] ...``."""
@@ -57,7 +57,9 @@ class Batches:
         named = [("files", path) for path in files]
         named += [(name, path) for name, path in (("archive", archive), ("manifest", manifest)) if path]
         with ExitStack() as opened:
-            parts = [(name, (path.name, opened.enter_context(path.open("rb")))) for name, path in named]
+            parts = [
+                (name, (encodable(path.name), opened.enter_context(path.open("rb")))) for name, path in named
+            ]
             return self._connection.json(
                 "POST",
                 "/v1/batches",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 PANEL = "Client"
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-PIPED_WIDTH = 250
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 Server = Annotated[str, typer.Option(envvar="PAWLENS_SERVER", help="Address of the service.")]
@@ -132,6 +131,7 @@ def pictures_in(folder: Path) -> list[Path]:
 def connected(server: str, api_key: str | None) -> Iterator[PawlensClient]:
     """A client of a server that answers; whatever goes wrong with it ends the command with one sentence."""
     from api.client import ApiError, NoServer, PawlensClient  # noqa: PLC0415
+    from api.connection import InvalidKey  # noqa: PLC0415
 
     try:
         with PawlensClient(server, api_key) as client:
@@ -146,6 +146,9 @@ def connected(server: str, api_key: str | None) -> Iterator[PawlensClient]:
     except ApiError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
+    except InvalidKey as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def _with_progress(client: PawlensClient, pictures: Sequence[Path | str]) -> list[Outcome]:
@@ -199,6 +202,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a file's name is no markup
+        # Text: a file's name is no markup. It may have line breaks, though, and so may a server's sentence.
+        table.add_row(*(Text(" ".join(cell.splitlines())) for cell in row))
     # Into a file or a pipe each row stays on one line.
-    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else sys.maxsize).print(table)

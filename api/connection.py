@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,18 @@ class NoServer(Exception):
         return cls(f"{base_url}: {error or type(error).__name__}")
 
 
+class InvalidKey(ValueError):
+    """Nothing that a header could carry, and so no key of any Pawlens."""
+
+
+def encodable(name: str) -> str:
+    """A file's name or a URL that can be sent and printed: bytes that are no UTF-8 become %E9 and the like.
+
+    Python reads such a byte as a lone surrogate (PEP 383), which nothing encodes. Two names remain two.
+    """
+    return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
+
+
 class Connection:
     """Talks to one server.
 
@@ -80,6 +93,8 @@ class Connection:
     def __init__(self, base_url: str, api_key: str | None, *, timeout: float) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidKey("An API key is printable ASCII and looks like pk_...; what was given is none.")
         try:
             self.http = httpx.Client(
                 base_url=self.base_url,

@@ -30,11 +30,12 @@ def explain(
     api_key: ApiKey = None,
 ) -> None:
     """Explain one picture: a bar for each method, and its pictures and numbers in --out."""
+    names = _names(methods)
     with connected(server, api_key) as client:
         picture: Path | str = source if source.startswith(("http://", "https://")) else Path(source)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            job = client.submit(picture, methods=methods.split(","), options=_options(options, target))
+            job = client.submit(picture, methods=names, options=_options(options, target))
         except OSError as error:
             _leave(f"{error.filename}: {error.strerror}")
         try:
@@ -43,12 +44,23 @@ def explain(
             client.cancel(job["id"])
             _leave("Canceled.", 130)
         kept = sum(1 for _ in _keep(client, job, out))
+    from api.connection import encodable  # noqa: PLC0415
+
     if prediction := job["prediction"]:
         label = prediction["label"]
-        print(f"{label} {prediction['scores'][label]:.1%}  {kept} files in {out}")
+        print(f"{label} {prediction['scores'][label]:.1%}  {kept} files in {encodable(str(out))}")
     for problem in _problems(job):
         print(problem, file=sys.stderr)
     raise typer.Exit(0 if job["status"] == "succeeded" else 1)
+
+
+def _names(methods: str) -> list[str]:
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    if not names:
+        from core.explain.methods import METHODS  # noqa: PLC0415
+
+        _leave(f"--methods names none. The methods are {', '.join(METHODS)}; or take all.", 2)
+    return names
 
 
 def _options(text: str | None, target: str | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from api.client import ApiError, NoServer, PawlensClient
+from api.connection import encodable
 
 CONCURRENCY = 8
 """Pictures on their way to the server at once, and long polls held open at once."""
@@ -75,7 +76,7 @@ class _Attempt:
         self._gone = threading.Event()  # do not try in vain for each of ten thousand pictures
 
     def submit(self, picture: Path | str) -> Outcome:
-        return self._guarded(str(picture), lambda: self._client.submit(picture))
+        return self._guarded(encodable(str(picture)), lambda: self._client.submit(picture))
 
     def wait(self, posted: Future[Outcome]) -> Outcome:
         sent = posted.result()

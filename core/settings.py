@@ -32,7 +32,12 @@ MIB = 1 << 20
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="PAWLENS_", extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix="PAWLENS_",
+        extra="forbid",
+        validate_default=True,
+        hide_input_in_errors=True,  # a URL has a password in it, and errors go into logs
+    )
 
     # Where things are
     data_dir: Path = Path(".pawlens")
@@ -97,6 +102,15 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_of_a_known_database(cls, value: str) -> str:
+        if not value or _names_a_database(value):
+            return value
+        raise ValueError(
+            "this is no database that Pawlens runs on; give sqlite:///path or postgresql://user@host/name"
+        )
+
     @field_validator("data_dir", "weights")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -126,7 +140,7 @@ class Settings(BaseSettings):
         if named and not Path(named).is_file():
             raise SettingsError(f"PAWLENS_CONFIG names {named}, and there is no such file.")
         config = Path(named or ROOT / "configs" / "service.yaml")
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=config)
+        return init_settings, env_settings, _SettingsFile(settings_cls, config, "utf-8")
 
     @cached_property
     def database(self) -> str:
@@ -173,3 +187,31 @@ class Settings(BaseSettings):
                 text = ",".join(value) if isinstance(value, list) else str(value)
                 environment[f"PAWLENS_{name.upper()}"] = text
         return environment
+
+
+class _SettingsFile(YamlConfigSettingsSource):
+    """Says in a sentence what is wrong with a file that holds no settings at all."""
+
+    def _read_file(self, path: Any) -> dict[str, Any]:
+        try:
+            given = super()._read_file(path)
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"The settings file {path} is not UTF-8 text, which it must be.") from error
+        if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+            raise SettingsError(
+                f"The settings file {path} must be a mapping from names to values, as in `port: 8000`."
+            )
+        return given
+
+
+def _names_a_database(url: str) -> bool:
+    from sqlalchemy import make_url  # noqa: PLC0415 - who keeps to the default does not wait for it here
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        return False
+    if parts.drivername in ("sqlite", "sqlite+pysqlite"):
+        return parts.host is None and bool(parts.database)  # sqlite://path would be a host
+    return parts.drivername in ("postgres", "postgresql", "postgresql+psycopg")

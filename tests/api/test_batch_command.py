@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,53 @@ def test_a_folder_becomes_a_table_of_results(api: Api, photos: Path, tmp_path: P
     assert "3 succeeded" in result.stdout
     assert "broken.jpg: " in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pets", "results.csv"]  # no part is left
+
+
+def test_pictures_that_cannot_be_read_are_named_and_the_others_sent(
+    sqlite_api: Api, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "broken.jpg").unlink()
+    out = tmp_path / "results.csv"
+    (photos / "l.jpg").symlink_to("nowhere.jpg")
+    with sqlite_api.working():
+        result = invoke(sqlite_api, str(photos), "--out", str(out))
+    assert result.exit_code == 1
+    assert "l.jpg: Cannot read the file: No such file or directory\n" in result.stderr
+    assert [row["status"] for row in rows_of(out)] == ["succeeded"] * 3
+
+
+def test_a_folder_of_which_nothing_can_be_read(sqlite_api: Api, tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    (folder / "l.jpg").symlink_to("nowhere.jpg")
+    result = invoke(sqlite_api, str(folder), "--out", str(tmp_path / "results.csv"))
+    assert result.exit_code == 1
+    assert result.stderr == "l.jpg: Cannot read the file: No such file or directory\n"
+    assert sqlite_api.http.get("/v1/batches").json()["batches"] == []
+
+
+def test_names_that_are_not_utf_8_and_times_of_which_zip_knows_none(sqlite_api: Api, tmp_path: Path) -> None:
+    folder, out = tmp_path / os.fsdecode(b"\xe9t\xe9"), tmp_path / os.fsdecode(b"\xe9.csv")
+    folder.mkdir()
+    for name in (b"caf\xe8.jpg", b"caf\xe9.jpg"):
+        picture = folder / os.fsdecode(name)
+        picture.write_bytes(EXAMPLES[0].read_bytes())
+        os.utime(picture, (0, 0))  # 1970
+    with sqlite_api.working():
+        result = invoke(sqlite_api, str(folder), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("/%E9.csv.\n")
+    assert [row["name"] for row in rows_of(out)] == ["caf%E8.jpg", "caf%E9.jpg"]
+
+
+def test_results_do_not_go_into_a_folder(sqlite_api: Api, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.csv"
+    out.mkdir()
+    result = invoke(sqlite_api, str(photos), "--out", str(out))
+    assert result.exit_code == 2
+    assert result.stderr == f"--out {out}: this is a folder; name a file in it.\n"
+    assert sqlite_api.http.get("/v1/batches").json()["batches"] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets", "results.csv"]
 
 
 def test_a_zip_and_results_with_the_panels(sqlite_api: Api, photos: Path, tmp_path: Path) -> None:

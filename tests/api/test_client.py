@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from api import connection
 from api.client import ApiError, NoServer, PawlensClient
+from api.connection import InvalidKey
 from tests.api.scripted_server import job, problem, serve
 from worker.preflight import listen
 
@@ -91,6 +93,26 @@ def test_submit_sends_bytes_or_a_url_and_nothing_that_was_not_given() -> None:
         assert asked.form == {"url": "https://example.com/cat.jpg"}
         assert asked.headers["content-type"].startswith("multipart/form-data")
         assert "authorization" not in asked.headers
+
+
+def test_names_that_are_not_utf_8_are_sent_as_well_as_they_can_be(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9.jpg")
+    picture = tmp_path / odd
+    picture.write_bytes(b"picture")
+    script = {path: [JSONResponse(job(), 202)] for path in ("POST /v1/jobs", "POST /v1/batches")}
+    with serve(script) as server, PawlensClient(server.address) as client:
+        client.submit(picture)
+        assert server.last("POST /v1/jobs").filename == "caf%E9.jpg"
+        client.submit(f"https://example.com/{odd}")
+        assert server.last("POST /v1/jobs").form == {"url": "https://example.com/caf%E9.jpg"}
+        client.batches.submit(files=[picture])
+        assert server.last("POST /v1/batches").filename == "caf%E9.jpg"
+
+
+@pytest.mark.parametrize("key", ["ключ", "pk_1\r", os.fsdecode(b"\xff")])
+def test_a_key_that_no_header_can_carry(key: str) -> None:
+    with pytest.raises(InvalidKey, match="looks like pk_"):
+        PawlensClient("http://127.0.0.1", key)
 
 
 def test_a_problem_document_becomes_an_error() -> None:

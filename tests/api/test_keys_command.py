@@ -114,6 +114,14 @@ def test_refusals_are_one_sentence(tmp_path: Path, arguments: tuple[str, ...], s
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("url", ["garbage", "mysql://x"])
+def test_no_database_of_ours(tmp_path: Path, url: str) -> None:
+    result = invoke("create", "me", data=tmp_path, url=url)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Setting database_url (PAWLENS_DATABASE_URL): " in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_rate_is_positive(tmp_path: Path) -> None:
     assert invoke("create", "me", "--rate", "0", data=tmp_path).exit_code == 2
     assert list(tmp_path.iterdir()) == []

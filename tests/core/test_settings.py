@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from core.settings import ROOT, Settings
 
@@ -44,6 +45,38 @@ def test_an_unknown_key_in_the_file_is_refused(config: Path) -> None:
     config.write_text("max_atempts: 5\n")
     with pytest.raises(ValidationError, match="max_atempts"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        (b"- port: 1\n", "must be a mapping from names to values"),
+        (b"port\n", "must be a mapping from names to values"),
+        (b"8000: port\n", "must be a mapping from names to values"),
+        ("host: Büro\n".encode("latin-1"), "is not UTF-8 text"),
+    ],
+)
+def test_a_file_of_another_form_is_refused(config: Path, written: bytes, sentence: str) -> None:
+    config.write_bytes(written)
+    with pytest.raises(SettingsError, match=rf"{config} {sentence}"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "garbage",
+        "mysql://secret@h/d",
+        "sqlite://",
+        "sqlite://pawlens.db",
+        "postgresql://u:secret@h:port/d",
+        "postgresql+asyncpg://u:secret@h/d",
+    ],
+)
+def test_a_database_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"sqlite:///path or postgresql://user@host/name") as refused:
+        Settings(database_url=url)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +126,7 @@ def test_paths_do_not_depend_on_a_childs_working_directory(
         ("postgres://u:p@h:5432/d?sslmode=require", "postgresql+psycopg://u:p@h:5432/d?sslmode=require"),
         ("postgresql://u@h/d", "postgresql+psycopg://u@h/d"),
         ("postgresql+psycopg://u@h/d", "postgresql+psycopg://u@h/d"),
+        ("postgresql:///d?host=/run/postgresql", "postgresql+psycopg:///d?host=/run/postgresql"),
         ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
     ],
 )
