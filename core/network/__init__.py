@@ -6,7 +6,7 @@ door and without DNS; :mod:`~core.network.addresses` says which addresses belong
 """
 
 from core.network.addresses import is_public
-from core.network.guard import GuardedTransport, HostNotFound, Resolve, guarded_client, system_resolver
+from core.network.guard import GuardedTransport, HostNotFound, Resolve, system_resolver
 from core.network.urls import check_url
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "HostNotFound",
     "Resolve",
     "check_url",
-    "guarded_client",
     "is_public",
     "system_resolver",
 ]

@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
@@ -44,30 +43,16 @@ def system_resolver(host: str) -> list[str]:
     return [str(socket_address[0]) for *_, socket_address in answers]
 
 
-def guarded_client(
-    *, timeout: float, allow_private: bool = False, resolve: Resolve = system_resolver
-) -> httpx.Client:
-    """A client for one download or one delivery; all it does must end within ``timeout`` seconds of now.
-
-    It follows no redirects, keeps no cookies, and reads no proxy, netrc or certificate settings from the
-    environment. A request raises UrlBlocked when its URL or any address of its host is not allowed,
-    HostNotFound when the host has no address, and otherwise what httpx raises. ``allow_private`` opens
-    private addresses, local names and all ports: for development and tests.
-    """
-    return httpx.Client(
-        transport=GuardedTransport(timeout=timeout, allow_private=allow_private, resolve=resolve),
-        timeout=timeout,
-        trust_env=False,
-        follow_redirects=False,
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-    )
-
-
 class GuardedTransport(httpx.BaseTransport):
-    """httpx's door to the guarded connections; see :func:`guarded_client`.
+    """httpx's door to the guarded connections, for one download or one delivery.
+
+    All it does must end within ``timeout`` seconds of now. A request raises UrlBlocked when its URL or any
+    address of its host is not allowed, HostNotFound when the host has no address, and otherwise what httpx
+    raises. It follows no redirects, keeps no cookies, and reads no proxy, netrc or certificate settings from
+    the environment. ``allow_private`` opens private addresses, local names and all ports: for development and
+    tests. ``tls`` replaces the default trust in certifi's authorities.
 
     Written on httpcore's public interface, because httpx.HTTPTransport takes no network backend.
-    ``tls`` replaces the default trust in certifi's authorities.
     """
 
     def __init__(
