@@ -85,7 +85,7 @@ async def create_job(request: Request) -> Response:
 
 def _preferred_wait(prefer: str) -> float | None:
     """The seconds of ``Prefer: wait=N`` (RFC 7240), at most 60. A preference that is no number is ignored."""
-    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer, re.IGNORECASE)
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)\"?\s*(?:$|[,;])", prefer, re.IGNORECASE)
     return min(float(found[1]), MAX_WAIT_SECONDS) if found else None
 
 
