@@ -2,19 +2,20 @@
 
 import * as api from "./api.js";
 import { acting, el, icon, iconButton, toast } from "./dom.js";
+import { hasMap } from "./methods.js";
 import { FINAL } from "./words.js";
 
-/** Those that its state allows. `cancel`, `again` and `remove` are what the page does about it. */
-export function actions(job, { cancel, again, remove }) {
+/** Those that its state allows. `cancel`, `again` and `remove` are what the page does about it,
+ * `compare` its link. */
+export function actions(job, { cancel, compare, again, remove }) {
   const isOver = FINAL.has(job.status);
   const isStopping = job.status === "canceling";
   const button = (name, words, work, attributes = {}) =>
     el("button", { type: "button", onclick: acting(work), ...attributes }, icon(name), words);
-  const canCompare = isOver && job.methods.some(({ status }) => status === "succeeded");
   const file = job.name ?? `${job.id}.${job.image?.media_type.slice("image/".length)}`;
   return [
     !isOver && button("cross", "Cancel", cancel, { class: "danger", disabled: isStopping }),
-    canCompare && el("a", { class: "button", href: `#/compare/${job.id}` }, icon("compare"), "Compare"),
+    isOver && job.methods.some(hasMap) && compare,
     isOver && (job.image || job.source_url) && button("again", "Ask again", again),
     button("link", "Copy link", copyLink),
     iconButton(

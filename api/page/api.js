@@ -6,6 +6,9 @@ import { duration } from "./words.js";
 
 const KEPT_AS = "pawlens.key";
 
+/** Whether this may be a key. What is none may hold what no header can: then nothing could be sent at all. */
+export const isKey = (words) => /^pk_[\w-]+$/.test(words);
+
 /** What the service refused, or could not do: its problem document (RFC 9457), as an error. */
 export class Problem extends Error {
   constructor(status, fields) {
@@ -21,7 +24,7 @@ export class Problem extends Error {
 }
 
 export const key = {
-  get: () => sessionStorage.getItem(KEPT_AS) ?? localStorage.getItem(KEPT_AS),
+  get: () => [sessionStorage, localStorage].map((kept) => kept.getItem(KEPT_AS)).find(isKey),
   /** `remember` keeps it on this device until it is forgotten; otherwise it goes with the tab. */
   set(secret, remember) {
     key.forget();
@@ -35,7 +38,8 @@ export const key = {
 
 let askForKey = async () => false;
 
-/** Who asks the user for a key; resolves to whether one was given. */
+/** Who asks the user for a key; resolves to whether one was given.
+ * It is told the problem, the key that was tried, and whether it stopped something that the user does. */
 export function onKeyNeeded(ask) {
   askForKey = ask;
 }
@@ -58,7 +62,8 @@ export async function call(path, { headers = {}, ...request } = {}) {
     }
     if (answer.ok || answer.status === 304) return answer;
     const problem = await read(answer);
-    if (answer.status !== 401 || !(await askForKey(problem, secret))) throw problem;
+    const isDoing = Boolean(request.method); // what is only read may be read by the clock
+    if (answer.status !== 401 || !(await askForKey(problem, secret, isDoing))) throw problem;
   }
 }
 

@@ -18,17 +18,17 @@ export function askAgain(picture) {
 }
 
 export async function show(main, _parts, signal) {
-  const form = new AskForm(signal);
+  const form = new AskForm(signal, Promise.all([api.get("/v1/methods", signal), model()]));
   main.append(form.element);
   form.bring(brought);
   brought = null;
-  const [info, weights] = await Promise.all([api.get("/v1/methods", signal), model()]);
-  form.offer(info, weights);
+  await form.offered;
 }
 
 class AskForm {
-  constructor(signal) {
+  constructor(signal, known) {
     this.signal = signal;
+    this.offered = known.then(([info, weights]) => this.#offer(info, weights));
     this.files = [];
     this.left = el("div", { class: "left-out" }); // about what was dropped; a refusal is where one asks
     this.problem = el("div", { class: "refused" });
@@ -75,7 +75,7 @@ class AskForm {
     );
   }
 
-  offer(info, weights) {
+  #offer(info, weights) {
     this.choice = methodChoice(info, weights, this.signal);
     this.methods.replaceChildren(this.choice.element);
     this.#ready();
@@ -88,19 +88,21 @@ class AskForm {
     this.#ready();
   }
 
-  /** More files; what cannot go along is named and left out. */
+  /** More files; what cannot go along, of these and of those before, is named and left out. */
   add(files) {
     const isPicture = (file) => kindOf(file) === "picture";
     const pictures = files.filter(isPicture);
     // An archive or a list goes alone. Among pictures, as in a folder, it is not what was meant.
     const single = pictures.length ? null : files.find(kindOf);
     const taken = single ? [single] : pictures;
-    const left = files.filter((file) => !taken.includes(file));
+    const kept = single ? [] : this.files.filter(isPicture);
+    const gone = taken.length ? this.files.filter((file) => !kept.includes(file)) : [];
+    const left = [...gone, ...files.filter((file) => !taken.includes(file))];
     this.problem.replaceChildren();
     this.left.replaceChildren(
       left.length
         ? refusal({
-            title: "Not all of that is a picture",
+            title: single || gone.length ? "A zip or a list goes alone" : "Not all of that is a picture",
             detail: `Left out: ${left
               .slice(0, 5)
               .map(({ name }) => name)
@@ -109,7 +111,7 @@ class AskForm {
         : "",
     );
     if (taken.length) {
-      this.files = single ? taken : [...this.files.filter(isPicture), ...taken];
+      this.files = [...kept, ...taken];
       announce(count(this.files.length, "file"));
     }
     this.#ready();
@@ -143,6 +145,7 @@ class AskForm {
     const none = () => {
       this.files = [];
       this.#ready();
+      this.#focus(0);
     };
     return el(
       "li",
@@ -155,26 +158,33 @@ class AskForm {
   #drop(i) {
     this.files.splice(i, 1);
     this.#ready();
+    this.#focus(i);
   }
 
+  /** What was left out took the focus with it: to the next one, or to where there are more. */
+  #focus(i) {
+    const crosses = [...this.tray.querySelectorAll(".icon-button")];
+    (crosses[i] ?? crosses.at(-1) ?? this.element.querySelector(".drop button")).focus();
+  }
+
+  /** An example goes by itself; what is in the form stays there, in case that it is refused. */
   async #at(file) {
-    this.files = [file];
-    this.url.value = "";
-    await this.#post();
+    await this.#post([file], "");
   }
 
   async #submit(event) {
     event.preventDefault();
     if (this.go.disabled) return;
     this.go.textContent = "Sending…";
-    await acting(() => this.#post())({ currentTarget: this.go });
+    await acting(() => this.#post(this.files, this.url.value.trim()))({ currentTarget: this.go });
     this.#ready();
   }
 
-  async #post() {
+  async #post(files, url) {
     this.problem.replaceChildren();
     try {
-      location.hash = await this.#posted();
+      await this.offered; // an example may be chosen before there are methods to choose
+      location.hash = await this.#posted(files, url);
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.problem.replaceChildren(refusal(problem));
@@ -183,10 +193,8 @@ class AskForm {
   }
 
   /** Where to go when it has been accepted. */
-  async #posted() {
-    const { files } = this;
+  async #posted(files, url) {
     const form = new FormData();
-    const url = this.url.value.trim();
     const kind = files.length ? kindOf(files[0]) : "url";
     if (files.length && url)
       throw new api.Problem(0, {

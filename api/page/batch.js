@@ -44,6 +44,10 @@ class BatchPage {
     this.counts = el("ul", { class: "counts-words" });
     this.rejected = el("div");
     this.grid = new BatchGrid(signal);
+    // The last "More" goes with a click on it. Its focus goes to what it has brought.
+    this.grid.more.addEventListener("click", () => {
+      if (this.grid.more.hidden) [...this.grid.list.querySelectorAll("a")].at(-1)?.focus();
+    });
     this.element = el(
       "article",
       { class: "batch" },

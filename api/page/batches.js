@@ -17,12 +17,13 @@ export async function show(main, _parts, signal) {
     ".",
   );
   let older = null;
+  const rows = new Map();
   const more = el(
     "button",
     {
       type: "button",
       hidden: true,
-      onclick: acting(async () => list.append(...(await page(older)).map(row))),
+      onclick: acting(async () => (await page(older)).forEach(place)),
     },
     "Older ones",
   );
@@ -50,10 +51,22 @@ export async function show(main, _parts, signal) {
   }
 
   async function refresh() {
-    if (list.children.length > 20) return; // older ones are on show: they stay
+    if (rows.size > 20) return; // older ones are on show: they stay
     const batches = await page();
-    list.replaceChildren(...batches.map(row));
+    const here = new Set(batches.map(({ id }) => id));
+    for (const [id, gone] of rows) if (!here.has(id)) (gone.remove(), rows.delete(id));
+    batches.forEach(place);
     empty.hidden = batches.length > 0;
+  }
+
+  function place(batch) {
+    const known = rows.get(batch.id);
+    const made = row(batch);
+    // What is inside is renewed; the link itself stays, since the focus may be on it.
+    if (known) return known.firstChild.replaceChildren(...made.firstChild.childNodes);
+    rows.set(batch.id, made);
+    const after = [...list.children].find((child) => child.dataset.id < batch.id); // ids grow with time
+    list.insertBefore(made, after ?? null);
   }
 
   await refresh();
@@ -66,7 +79,7 @@ export async function show(main, _parts, signal) {
 function row(batch) {
   return el(
     "li",
-    {},
+    { "data-id": batch.id },
     el(
       "a",
       { class: "row", href: `#/batch/${batch.id}` },

@@ -1,9 +1,9 @@
 // Which methods, with which options: one sentence on each, and what it will take here.
 
-import { seconds } from "./costs.js";
+import { passes, seconds } from "./costs.js";
 import { el } from "./dom.js";
 import { optionFields } from "./options.js";
-import { count, duration } from "./words.js";
+import { about, count } from "./words.js";
 
 const KEPT_AS = "pawlens.methods";
 const UNMEASURED =
@@ -16,17 +16,23 @@ export function methodChoice(info, weights, signal) {
   const options = optionFields(info.options, weights.labels);
   const chosen = () => boxes.filter((box) => box.checked).map((box) => box.value);
   const costs = new Map();
-  let known = new Map();
+  let takes = () => null;
   const total = el("p", { class: "hint total", "aria-live": "polite" });
 
   const changed = () => {
     const methods = chosen();
     localStorage.setItem(KEPT_AS, JSON.stringify(methods));
     options.show(methods);
-    const sum = methods.reduce((all, name) => all + (known.get(name) ?? NaN), 0);
+    const { quality = false } = options.value();
+    let sum = 0;
+    for (const method of info.methods) {
+      const one = takes(method, quality);
+      costs.get(method.name).textContent = one === null ? inPasses(passes(method, quality)) : about(one);
+      if (methods.includes(method.name)) sum += one ?? NaN;
+    }
     total.textContent = methods.length
       ? sum >= 0
-        ? `The answer at once, all of this in about ${duration(sum)}.`
+        ? `The answer at once, all of this in ${about(sum)}.`
         : `The answer comes first. ${UNMEASURED}`
       : "Only the answer.";
   };
@@ -42,11 +48,7 @@ export function methodChoice(info, weights, signal) {
     }),
   );
   const cards = info.methods.map((method, i) => {
-    const cost = el(
-      "span",
-      { class: "cost" },
-      method.cost.expected ? `about ${count(method.cost.expected, "pass", "passes")}` : "no pass: at once",
-    );
+    const cost = el("span", { class: "cost" });
     costs.set(method.name, cost);
     return el(
       "li",
@@ -58,11 +60,10 @@ export function methodChoice(info, weights, signal) {
     );
   });
   changed();
+  options.element.addEventListener("change", changed); // quality costs several times as much
   seconds(info.methods, signal).then(
     (found) => {
-      known = found;
-      for (const [name, one] of found)
-        if (one !== null) costs.get(name).textContent = `about ${duration(one)}`;
+      takes = found;
       changed();
     },
     () => {},
@@ -82,3 +83,5 @@ export function methodChoice(info, weights, signal) {
     },
   };
 }
+
+const inPasses = (n) => (n ? `about ${count(n, "pass", "passes")}` : "no pass: at once");

@@ -4,10 +4,8 @@
 import { get } from "./api.js";
 import { el, refusal } from "./dom.js";
 import { Look, explained } from "./look.js";
-import { TITLES } from "./methods.js";
+import { TITLES, hasMap } from "./methods.js";
 import { nameOf, percent } from "./words.js";
-
-const hasMap = (method) => method.status === "succeeded" && method.name !== "kernels";
 
 export async function show(main, [id, method, otherId = id, otherMethod], signal) {
   const sides = [];
@@ -51,11 +49,10 @@ export async function show(main, [id, method, otherId = id, otherMethod], signal
   ]);
   const jobs = new Map([first, second, ...recent.jobs].map((job) => [job.id, job]));
   const names = first.methods.filter(hasMap).map(({ name }) => name);
+  const left = names.includes(method) ? method : names[0];
   const fallback =
-    id === otherId && !otherMethod
-      ? (names.find((name) => name !== (method ?? names[0])) ?? names[0])
-      : undefined;
-  sides[0].offer(jobs, first, method);
+    id === otherId && !otherMethod ? (names.find((name) => name !== left) ?? left) : undefined;
+  sides[0].offer(jobs, first, left);
   sides[1].offer(jobs, second, otherMethod ?? fallback);
 }
 

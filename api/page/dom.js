@@ -137,13 +137,15 @@ export function toast(words, { problem = false } = {}) {
 export function acting(work) {
   return async (event) => {
     const button = event?.currentTarget;
-    if (button) button.disabled = true;
+    const hasFocus = button && document.activeElement === button;
+    if (button) button.disabled = true; // which takes the focus from it
     try {
       await work(event);
     } catch (problem) {
       if (problem.name !== "AbortError") toast(problem.detail ?? problem.message, { problem: true });
     } finally {
       if (button) button.disabled = false;
+      if (hasFocus && document.activeElement === document.body) button.focus();
     }
   };
 }

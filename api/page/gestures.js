@@ -15,12 +15,12 @@ export function gestures(viewer) {
     const before = fingers.get(event.pointerId);
     if (!before) return viewer.say(viewer.at(event));
     const others = [...fingers.values()].filter((finger) => finger.pointerId !== event.pointerId);
-    const [from, to] = [viewer.at(before), viewer.at(event)];
     if (others.length) {
       const apart = (finger) =>
         Math.hypot(finger.clientX - others[0].clientX, finger.clientY - others[0].clientY);
       viewer.zoomBy(apart(event) / apart(before), viewer.at(others[0]));
     } else if (viewer.view.zoom > 1) {
+      const [from, to] = [viewer.at(before), viewer.at(event)];
       viewer.look({
         ...viewer.view,
         x: viewer.view.x - (to.x - from.x) / viewer.size.width,
@@ -28,19 +28,23 @@ export function gestures(viewer) {
       });
     }
     fingers.set(event.pointerId, event);
-    viewer.say(to);
+    viewer.say(viewer.at(event)); // what lies there now
   });
   for (const ended of ["pointerup", "pointercancel", "pointerleave"]) {
     canvas.addEventListener(ended, (event) => fingers.delete(event.pointerId));
   }
   canvas.addEventListener("pointerleave", () => viewer.say(viewer.point));
-  canvas.addEventListener("dblclick", (event) => viewer.zoomBy(2, viewer.at(event)));
+  const zoomAt = (event, factor) => {
+    viewer.zoomBy(factor, viewer.at(event));
+    viewer.say(viewer.at(event)); // at the picture's edge another point has come there
+  };
+  canvas.addEventListener("dblclick", (event) => zoomAt(event, 2));
   canvas.addEventListener(
     "wheel",
     (event) => {
       if (!event.ctrlKey && !event.metaKey && viewer.view.zoom === 1) return; // the page scrolls
       event.preventDefault();
-      viewer.zoomBy(Math.exp(-event.deltaY / 300), viewer.at(event));
+      zoomAt(event, Math.exp(-event.deltaY / 300));
     },
     { passive: false },
   );

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { model } from "./artifacts.js";
 import { actions } from "./actions.js";
-import { announce, el, notShown, toast, refusal } from "./dom.js";
+import { announce, el, icon, notShown, toast, refusal } from "./dom.js";
 import { follow } from "./follow.js";
 import { Look } from "./look.js";
 import { MethodTabs } from "./methods.js";
@@ -31,6 +31,8 @@ export async function show(main, [id, wanted], signal) {
 
 const isMap = ({ status, name }) => status === "succeeded" && !["feature_maps", "kernels"].includes(name);
 
+const NARROW = matchMedia("(max-width: 56rem)"); // as in job.css
+
 class JobPage {
   constructor(id, wanted, signal) {
     this.id = id;
@@ -41,6 +43,7 @@ class JobPage {
     this.batch = el("a", { hidden: true }, "Its batch");
     this.source = el("p", { class: "hint source", hidden: true });
     this.actions = el("div", { class: "actions" });
+    this.compare = el("a", { class: "button" }, icon("compare"), "Compare");
     this.lost = el(
       "p",
       { class: "lost", role: "status", hidden: true },
@@ -49,7 +52,7 @@ class JobPage {
     );
     this.verdict = el("div");
     this.tabs = new MethodTabs((name) => this.#choose(name));
-    this.look = new Look({ label: "The picture" });
+    this.look = new Look({ label: "The picture", onDepth: () => this.#note(this.#current()) });
     this.notes = el("section", { class: "notes", "aria-label": "What it says and how far to trust it" });
     this.foot = el("p", { class: "hint" });
     this.panel = el(
@@ -59,13 +62,21 @@ class JobPage {
       this.notes,
     );
     this.side = el("div", { class: "side" }, this.verdict, this.tabs.element, this.foot);
+    this.columns = el("div", { class: "columns" });
+    this.#arrange();
+    NARROW.addEventListener("change", () => this.#arrange(), { signal });
     this.element = el(
       "article",
       { class: "job" },
       el("header", { class: "page-head" }, el("div", {}, this.title, this.pill, this.batch, this.source), this.actions),
       this.lost,
-      el("div", { class: "columns" }, this.panel, this.side),
+      this.columns,
     );
+  }
+
+  /** In the order in which they are read, so that the keyboard goes the same way. */
+  #arrange() {
+    this.columns.append(...(NARROW.matches ? [this.side, this.panel] : [this.panel, this.side]));
   }
 
   connection(state) {
@@ -93,13 +104,9 @@ class JobPage {
     this.pill.dataset.state = job.status;
     this.batch.hidden = !job.batch_id;
     this.batch.href = `#/batch/${job.batch_id}`;
-    const facts = [
-      job.prediction && 1,
-      job.status,
-      job.queue?.position,
-      job.queue?.estimated_start_at,
-      this.weights && 1,
-    ].join();
+    // What the verdict shows, no more: rebuilding it would close what its reader has opened.
+    const state = job.prediction ? [1] : [job.status, job.queue?.position, job.queue?.estimated_start_at];
+    const facts = [...state, job.error?.code, this.weights && 1].join();
     if (facts !== this.facts) this.verdict.replaceChildren(verdict(job, this.weights));
     this.facts = facts;
     if (before?.status !== job.status) this.#act();
@@ -133,7 +140,12 @@ class JobPage {
 
   #refresh() {
     const method = this.#current();
+    if (method?.name !== this.current) {
+      this.notes.replaceChildren();
+      this.noted = null;
+    }
     this.current = method?.name;
+    this.compare.href = `#/compare/${this.id}${method ? `/${method.name}` : ""}`;
     this.shownName = method?.status === "succeeded" ? method.name : this.shownName;
     this.tabs.update(this.job.methods, method?.name);
     if (method) this.panel.setAttribute("aria-labelledby", `tab-${method.name}`);
@@ -145,16 +157,23 @@ class JobPage {
 
   #note(method) {
     if (method?.name !== this.current) return; // another one was chosen meanwhile
-    const state = `${method?.name} ${method?.status}`;
+    const state = `${method?.name} ${method?.status} ${this.look.has?.layer}`;
     if (state === this.noted) return;
     this.noted = state;
+    const wasOpen = this.notes.querySelector("details")?.open;
     this.notes.replaceChildren(...notes(this.job, method, this.look.map, () => this.#again()));
+    if (wasOpen) this.notes.querySelector("details")?.setAttribute("open", "");
   }
 
   #act() {
     const cancel = async () => this.update(await api.post(this.job.links.cancel));
     this.actions.replaceChildren(
-      ...actions(this.job, { cancel, again: () => this.#again(), remove: () => this.#delete() }),
+      ...actions(this.job, {
+        cancel,
+        compare: this.compare,
+        again: () => this.#again(),
+        remove: () => this.#delete(),
+      }),
     );
   }
 

@@ -20,6 +20,7 @@ export async function show(main, _parts, signal) {
   let filter = "all";
   let older = null;
   const rows = new Map();
+  const title = el("h1", { tabindex: "-1" }, "Jobs");
   const list = el("ul", { class: "rows", "aria-label": "Jobs, newest first" });
   const empty = el(
     "p",
@@ -35,7 +36,7 @@ export async function show(main, _parts, signal) {
       el(
         "header",
         { class: "page-head" },
-        el("h1", { tabindex: "-1" }, "Jobs"),
+        title,
         segments(
           "Show",
           [
@@ -47,8 +48,7 @@ export async function show(main, _parts, signal) {
           filter,
           acting(async (value) => {
             filter = value ?? filter;
-            rows.clear();
-            list.replaceChildren();
+            restart();
             await take();
           }),
         ),
@@ -67,12 +67,25 @@ export async function show(main, _parts, signal) {
       ...(cursor ? [["cursor", cursor]] : []),
     ]);
     const page = await get(`/v1/jobs?${query}`, signal);
-    if (asked !== filter) return; // it was changed meanwhile
+    if (asked !== filter || (cursor && cursor !== older)) return; // it was changed meanwhile
+    if (!cursor && isApart(page)) restart();
     if (cursor || !rows.size) older = page.next_cursor;
     more.hidden = !older;
     if (!cursor) for (const id of leaving(page)) (rows.get(id).remove(), rows.delete(id));
     for (const job of page.jobs) place(job);
     empty.hidden = rows.size > 0;
+  }
+
+  /** Whether so many are new that between this first page and the rows there may be others. */
+  function isApart(page) {
+    return Boolean(page.next_cursor) && [...rows.keys()].every((id) => id < page.jobs.at(-1).id);
+  }
+
+  function restart() {
+    const hadFocus = list.contains(document.activeElement);
+    rows.clear();
+    list.replaceChildren();
+    if (hadFocus) title.focus();
   }
 
   /** Of those as young as this first page, the ones that are not in it any more. */
@@ -90,9 +103,10 @@ export async function show(main, _parts, signal) {
       return;
     }
     const made = row(job);
-    made.dataset.seq = state;
+    (known ?? made).dataset.seq = state;
+    // What is inside is renewed; the link itself stays, since the focus may be on it.
+    if (known) return known.firstChild.replaceChildren(...made.firstChild.childNodes);
     rows.set(job.id, made);
-    if (known) return known.replaceWith(made);
     const after = [...list.children].find((child) => child.dataset.id < job.id); // ids grow with time
     list.insertBefore(made, after ?? null);
   }

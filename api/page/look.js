@@ -17,10 +17,12 @@ export function explained(job) {
 }
 
 export class Look {
-  /** onStyle() is called when the controls have changed what is chosen, which holds for all viewers. */
-  constructor({ label, onView, onStyle = () => {} } = {}) {
+  /** onStyle() is called when the controls have changed what is chosen, which holds for all viewers;
+   * onDepth() when they show another depth of this one. */
+  constructor({ label, onView, onStyle = () => {}, onDepth = () => {} } = {}) {
     this.viewer = new Viewer({ label, onView });
     this.onStyle = onStyle;
+    this.onDepth = onDepth;
     this.legend = el("div", { class: "legend", hidden: true });
     this.controls = el("div");
     this.tiles = el("div");
@@ -35,6 +37,7 @@ export class Look {
       await this.#show(job, method, signal);
     } catch (problem) {
       this.shown = ""; // to be tried again with the next news
+      this.element.removeAttribute("aria-busy");
       throw problem;
     }
   }
@@ -53,6 +56,13 @@ export class Look {
     const turn = ++this.turn;
     const isOld = () => turn !== this.turn;
     if (!job.image) return;
+    const subject = `${job.id} ${method?.name}`;
+    if (this.subject !== subject) {
+      this.subject = subject; // nothing of another one stays until this one is loaded
+      this.#clear();
+      this.viewer.setHeat(null);
+      this.element.setAttribute("aria-busy", "true");
+    }
     const [bitmap, model] = await Promise.all([artifacts.picture(job), artifacts.model()]);
     if (isOld()) return;
     const place = job.methods.find((each) => each.provenance?.placement)?.provenance.placement;
@@ -76,7 +86,8 @@ export class Look {
   }
 
   #clear() {
-    this.map = null;
+    this.map = this.has = this.grid = null;
+    this.element.removeAttribute("aria-busy");
     this.legend.hidden = true;
     this.viewer.element.hidden = false;
     this.controls.replaceChildren();
@@ -90,15 +101,17 @@ export class Look {
     const isDepths = method.name === "grad_cam" && layers;
     if (isDepths) {
       const names = [...layers.keys()];
+      const last = method.provenance?.attribution_layer ?? names.at(-1);
       this.#draw(map);
       this.#offer({
         hasSigns: true,
         layerNames: names,
-        layer: method.provenance?.attribution_layer ?? names.at(-1),
+        layer: last,
         depthOf: words.depth,
         onLayer: (name) => {
           this.has.layer = name;
-          this.#draw(layers.get(name));
+          this.#draw(name === last ? map : layers.get(name));
+          this.onDepth();
         },
       });
     } else if (map) {
@@ -107,13 +120,12 @@ export class Look {
     } else if (layers) {
       const isKernels = method.name === "kernels";
       this.viewer.element.hidden = isKernels;
-      this.tiles.replaceChildren(
-        tiles(layers, {
-          isKernels,
-          slices: method.provenance?.slices,
-          onchoose: (channel) => this.#draw(channel),
-        }),
-      );
+      this.grid = tiles(layers, {
+        isKernels,
+        slices: method.provenance?.slices,
+        onchoose: (channel) => this.#draw(channel),
+      });
+      this.tiles.replaceChildren(this.grid.element);
       if (!isKernels) this.#offer({ hasSigns: false });
     }
   }
@@ -134,6 +146,7 @@ export class Look {
   }
 
   #redraw() {
+    this.grid?.repaint();
     if (this.map) this.#draw(this.map);
     else this.viewer.setStyle(look);
   }

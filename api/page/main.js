@@ -10,7 +10,9 @@ import * as operation from "./operation.js";
 import { el, refusal, tryAgain } from "./dom.js";
 import { installKeyDialog } from "./keydialog.js";
 
+// Names from the address are looked up here, so that these objects have no names but their own.
 const VIEWS = {
+  __proto__: null,
   "": [ask, "Cat or dog?"],
   job: [job, "Job"],
   jobs: [jobs, "Jobs"],
@@ -19,7 +21,7 @@ const VIEWS = {
   compare: [compare, "Side by side"],
   operation: [operation, "Operation"],
 };
-const BELONGS_TO = { job: "jobs", compare: "jobs", batch: "batches" };
+const BELONGS_TO = { __proto__: null, job: "jobs", compare: "jobs", batch: "batches" };
 
 let leave = null;
 
@@ -78,7 +80,16 @@ function installTheme() {
   say();
 }
 
+/** Moves the focus alone: as an address, the link's "#main" would be taken for a view. */
+function installSkipLink() {
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById("main").focus();
+  });
+}
+
 installTheme();
+installSkipLink();
 installKeyDialog();
 addEventListener("hashchange", route);
 route();

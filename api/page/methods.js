@@ -12,6 +12,9 @@ export const TITLES = {
   kernels: "Kernels",
 };
 
+/** Whether it can be laid beside another one. */
+export const hasMap = ({ status, name }) => status === "succeeded" && name !== "kernels";
+
 export class MethodTabs {
   /** onchoose(name) is called when the user picks one. */
   constructor(onchoose) {

@@ -1,7 +1,7 @@
 // How the service is doing: health, queues and throughput live, workers, network, webhooks, key. #/operation
 
-import { call, get, key, pause } from "./api.js";
-import { acting, el, icon, refusal, rowWords, toast } from "./dom.js";
+import { get, key, pause } from "./api.js";
+import { el, icon, refusal, rowWords, toast } from "./dom.js";
 import { webhooks } from "./webhooks.js";
 import { count, duration, percent, when } from "./words.js";
 
@@ -189,7 +189,7 @@ function network(found) {
               "tr",
               {},
               el("th", { scope: "row" }, name.replaceAll("_", " ")),
-              el("td", {}, pictures),
+              el("td", {}, pictures?.toLocaleString("en") ?? "not noted"),
               el("td", {}, percent(accuracy)),
             ),
           ),
@@ -200,6 +200,7 @@ function network(found) {
 
 function keySection() {
   const section = el("section", { class: "block" }, el("h2", {}, "Key"));
+  const tell = (event, detail) => document.dispatchEvent(new CustomEvent(event, { detail }));
   const draw = () => {
     const has = Boolean(key.get());
     section.replaceChildren(
@@ -214,18 +215,15 @@ function keySection() {
       has
         ? el(
             "button",
-            { type: "button", onclick: () => (key.forget(), toast("Forgotten."), draw()) },
+            {
+              type: "button",
+              onclick: () => tell("forget-key", () => (toast("Forgotten."), draw())),
+            },
             "Forget the key",
           )
         : el(
             "button",
-            {
-              type: "button",
-              onclick: acting(async () => {
-                await call("/v1/queue");
-                document.dispatchEvent(new CustomEvent("enter-key", { detail: draw }));
-              }),
-            },
+            { type: "button", onclick: () => tell("enter-key", draw) },
             icon("key"),
             "Enter a key",
           ),

@@ -6,7 +6,8 @@ import { el, segments } from "./dom.js";
 import { split } from "./npy.js";
 import { depth, number } from "./words.js";
 
-/** All layers, one at a time. `onchoose` gets a channel's map [h, w]; `slices` are (output, input) of kernels. */
+/** {element, repaint()}: all layers, one at a time; repaint() when other colours were chosen.
+ * `onchoose` gets a channel's map [h, w]; `slices` are (output, input) of kernels. */
 export function tiles(layers, { isKernels, slices = {}, onchoose }) {
   const names = [...layers.keys()];
   const grid = el("div", {
@@ -15,6 +16,8 @@ export function tiles(layers, { isKernels, slices = {}, onchoose }) {
     "aria-label": isKernels ? "Kernels" : "Channels",
   });
   const says = el("p", { class: "hint" });
+  let table = look.unsigned;
+  let paintAll = () => {};
   const show = (name) => {
     const layer = layers.get(name);
     const parts = split(layer);
@@ -24,15 +27,18 @@ export function tiles(layers, { isKernels, slices = {}, onchoose }) {
       : limitOf(layer.values, false);
     const paint = (part) => {
       if (isColour) return paintedKernel(part, limit);
-      return painted(part, { limit, signed: isKernels, table: isKernels ? look.signed : look.unsigned });
+      // Kernels have no legend: the sentence beside them names these colours.
+      return painted(part, { limit, signed: isKernels, table: isKernels ? "RdBu" : table });
     };
+    paintAll = () => grid.querySelectorAll("canvas").forEach((canvas, i) => fill(canvas, paint(parts[i])));
     const [rows, columns] = layer.shape.slice(-2);
     const what = isKernels ? "kernels" : "channels";
     const range = isKernels ? `from −${number(limit)} to +${number(limit)}` : `from 0 to ${number(limit)}`;
     says.textContent = `The ${parts.length} strongest ${what}, ${columns} × ${rows} numbers each, ${range}.`;
     grid.replaceChildren(
-      ...parts.map((part, i) => tile(paint(part), caption(name, i), isKernels ? null : () => choose(i))),
+      ...parts.map((_, i) => tile([columns, rows], caption(name, i), isKernels ? null : () => choose(i))),
     );
+    paintAll();
     const choose = (i) => {
       [...grid.children].forEach((child, k) => child.setAttribute("aria-pressed", String(k === i)));
       onchoose(parts[i]);
@@ -42,7 +48,7 @@ export function tiles(layers, { isKernels, slices = {}, onchoose }) {
   const caption = (name, i) =>
     slices[name]?.[i] ? `channel ${slices[name][i][0]} of input ${slices[name][i][1]}` : `number ${i + 1}`;
   show(names[0]);
-  return el(
+  const element = el(
     "div",
     { class: "layers" },
     segments(
@@ -54,16 +60,18 @@ export function tiles(layers, { isKernels, slices = {}, onchoose }) {
     says,
     grid,
   );
+  const repaint = () => {
+    if (table === look.unsigned) return;
+    table = look.unsigned;
+    paintAll();
+  };
+  return { element, repaint };
 }
 
-function tile(picture, words, onclick) {
-  const canvas = el("canvas", {
-    width: picture.width,
-    height: picture.height,
-    role: "img",
-    "aria-label": words,
-  });
-  canvas.getContext("2d").drawImage(picture, 0, 0);
+const fill = (canvas, picture) => canvas.getContext("2d").drawImage(picture, 0, 0);
+
+function tile([width, height], words, onclick) {
+  const canvas = el("canvas", { width, height, role: "img", "aria-label": words });
   if (!onclick) return el("figure", { class: "tile", title: words }, canvas);
   return el(
     "button",

@@ -7,6 +7,12 @@ import { gestures } from "./gestures.js";
 
 const DEEPEST_ZOOM = 16;
 
+// The veil has the theme's colour, which a canvas does not follow by itself.
+const themed = () =>
+  document.querySelectorAll(".stage canvas").forEach((canvas) => canvas.dispatchEvent(new Event("themed")));
+new MutationObserver(themed).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
+
 export class Viewer {
   /** onView(view) is told of every zoom and move, so that a second viewer can follow. */
   constructor({ label = "Picture with heat map", onView = () => {} } = {}) {
@@ -47,6 +53,7 @@ export class Viewer {
       this.zoom,
     );
     gestures(this);
+    this.canvas.addEventListener("themed", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.canvas);
   }
 
@@ -59,12 +66,14 @@ export class Viewer {
     this.zoom.hidden = false;
     this.greyPicture = new OffscreenCanvas(bitmap.width, bitmap.height);
     const context = this.greyPicture.getContext("2d");
+    context.fillStyle = "#fff"; // under what is transparent, as the service does
+    context.fillRect(0, 0, bitmap.width, bitmap.height);
     context.drawImage(bitmap, 0, 0);
     context.globalCompositeOperation = "saturation"; // of grey: the luminance stays
     context.fillStyle = "#808080";
     context.fillRect(0, 0, bitmap.width, bitmap.height);
     this.canvas.style.aspectRatio = `${width} / ${Math.min(height, 1.25 * width)}`;
-    this.draw();
+    this.look(this.view, { quietly: true }); // within the new picture
   }
 
   /** What lies over the crop, or null: {faded, solid}, canvases of one map with and without transparency. */
@@ -83,8 +92,17 @@ export class Viewer {
 
   look(view, { quietly = false } = {}) {
     const zoom = Math.min(DEEPEST_ZOOM, Math.max(1, view.zoom));
-    const within = (share) => Math.min(1 - 0.5 / zoom, Math.max(0.5 / zoom, share));
-    this.view = { zoom, x: within(view.x), y: within(view.y) };
+    const box = this.canvas.getBoundingClientRect();
+    const scale = this.#scale(box.width, box.height, zoom);
+    const within = (share, side, original) => {
+      const half = Math.min(0.5, side / (original * scale) / 2 || 0.5); // of the share that is in sight
+      return Math.min(1 - half, Math.max(half, share));
+    };
+    this.view = {
+      zoom,
+      x: within(view.x, box.width, this.size.width),
+      y: within(view.y, box.height, this.size.height),
+    };
     this.canvas.classList.toggle("zoomed", zoom > 1);
     this.draw();
     if (!quietly) this.onView(this.view);
@@ -125,6 +143,8 @@ export class Viewer {
     const all = [0, 0, this.size.width, this.size.height];
     const square = crop && [crop.x, crop.y, crop.width, crop.height];
     context.imageSmoothingQuality = "high";
+    context.fillStyle = "#fff";
+    context.fillRect(...all);
     const grey = heat && style.grey && style.mode !== "wipe";
     context.drawImage(grey ? this.greyPicture : picture, ...all);
     if (!heat) return;
@@ -166,9 +186,13 @@ export class Viewer {
     }
   }
 
+  #scale(width, height, zoom) {
+    return Math.min(width / this.size.width, height / this.size.height) * zoom;
+  }
+
   /** Screen pixels per original pixel, and where the original's corner is on a canvas of this size. */
   #frame(width, height) {
-    const scale = Math.min(width / this.size.width, height / this.size.height) * this.view.zoom;
+    const scale = this.#scale(width, height, this.view.zoom);
     const place = (side, original, share) => {
       const free = side - original * scale;
       return free >= 0 ? free / 2 : Math.min(0, Math.max(free, side / 2 - share * original * scale));

@@ -5,6 +5,7 @@ import { acting, el, icon, iconButton, refusal, rowWords, toast } from "./dom.js
 import { STATES, count, duration, when } from "./words.js";
 
 const EVERY_MS = 4000;
+const ALL = "every end of a job or a batch, except of jobs within a batch"; // where no events are named
 
 export function webhooks(signal) {
   const secret = el("div");
@@ -52,7 +53,7 @@ export function webhooks(signal) {
     return el(
       "li",
       { class: "row" },
-      rowWords(one.url, one.events?.join(", ") ?? "every end of a job or a batch"),
+      rowWords(one.url, one.events?.join(", ") ?? ALL),
       el("span", { class: "pill", "data-state": state[0] }, state[1]),
       el(
         "span",

@@ -1,4 +1,5 @@
-// What numbers and states mean, in words. The sentences about explanations are those of the panels.
+// What numbers and states mean, in words. The sentences about explanations are those of the panels, but without
+// colours and depths: here one can choose others, and the legend tells them.
 
 /** What a job is called: its file's name, or the last part of its address. */
 export function nameOf(job) {
@@ -17,10 +18,10 @@ export function percent(share) {
 /** Two significant digits, as written by hand: 0.012, −3.8, 1.2 × 10⁻⁵. */
 export function number(value) {
   if (value === 0) return "0";
-  const exponent = Math.floor(Math.log10(Math.abs(value)));
+  const [digits, exponent] = value.toExponential(1).split("e").map(Number); // of what is shown: 9.96 is 10
   if (exponent > -4 && exponent < 4) return value.toFixed(Math.max(0, 1 - exponent)).replace("-", "−");
   const raised = String(exponent).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
-  return `${(value / 10 ** exponent).toFixed(1).replace("-", "−")}\u00a0×\u00a010${raised}`;
+  return `${digits.toFixed(1).replace("-", "−")}\u00a0×\u00a010${raised}`;
 }
 
 export const signed = (value) => (value > 0 ? `+${number(value)}` : number(value));
@@ -39,6 +40,11 @@ export function duration(seconds) {
   if (seconds < 10) return `${seconds.toFixed(1)}\u00a0s`;
   if (seconds < 90) return `${Math.round(seconds)}\u00a0s`;
   return seconds < 5400 ? `${Math.round(seconds / 60)}\u00a0min` : `${(seconds / 3600).toFixed(1)}\u00a0h`;
+}
+
+/** The same of what is only expected: "about 12 s". */
+export function about(seconds) {
+  return seconds < 0.05 ? "under\u00a00.1\u00a0s" : `about ${duration(seconds)}`;
 }
 
 /** "3 minutes ago", "in 5 seconds". */
@@ -85,14 +91,14 @@ export function reading(method, label, provenance) {
     }[provenance?.baseline] ?? "the baseline";
   return (
     {
-      grad_cam: `In the bright regions the network’s last layers found ${of}. They show roughly where, not which pixels.`,
-      integrated_gradients: `Red pixels speak for ${of}, blue ones against it, in comparison with ${start}.`,
-      occlusion: `Red: with this part covered, ${of} becomes less likely. Blue: more likely.`,
+      grad_cam: `Where the network’s layers found ${of}, at the depth on show: roughly where, not which pixels.`,
+      integrated_gradients: `How much each pixel speaks for ${of} or against it, in comparison with ${start}.`,
+      occlusion: `How much less likely ${of} becomes with this part covered. Below zero it becomes more likely.`,
       feature_maps:
         "Each tile is one channel: bright where it responds. Early layers tend to edges and colours, late ones to parts of animals. Choose one to lay it on the picture.",
       kernels:
         "Each tile is a pattern of weights that the network looks for, the same for every picture. The first layer is shown in the colours it responds to; deeper ones as one slice each, red for positive weights, blue for negative.",
-    }[method] ?? `Red speaks for ${of}, blue against it.`
+    }[method] ?? `What speaks for ${of} or against it.`
   );
 }
 
@@ -111,9 +117,25 @@ export function unit(method) {
   );
 }
 
+/** Whether nothing on the map matters, neither any window nor all pixels together. */
+function isRounding(name, values) {
+  if (name !== "occlusion" && name !== "integrated_gradients") return false;
+  let [largest, sum] = [0, 0];
+  for (const value of values) {
+    largest = Math.max(largest, Math.abs(value));
+    sum += Math.abs(value);
+  }
+  const matters = name === "occlusion" ? largest : sum;
+  return matters > 0 && matters < 1e-3;
+}
+
 /** What was measured about a method's result: [[passes (null: nothing to pass), sentence], ...]. */
 export function findings(method, map) {
   const { quality, provenance } = method;
+  if (map && isRounding(method.name, map.values))
+    return [
+      [null, "All of it is less than a thousandth of the log-odds: rounding, and no evidence."],
+    ];
   const found = [];
   const error = quality?.completeness_error;
   if (method.name === "integrated_gradients" && error !== undefined) {
@@ -137,7 +159,10 @@ export function findings(method, map) {
   }
   const share = map && method.name !== "feature_maps" ? halfOfEvidence(map.values) : null;
   if (share !== null)
-    found.push([null, `Half of the evidence in favour lies on ${percent(share)} of the picture.`]);
+    found.push([
+      null,
+      `Half of the evidence in favour lies on ${percent(share)} of what the network sees.`,
+    ]);
   return found;
 }
 

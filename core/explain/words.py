@@ -108,6 +108,8 @@ Finding = tuple[bool | None, str]
 
 def findings(explanation: Explanation) -> list[Finding]:
     """What was measured about this explanation."""
+    if _is_rounding(explanation):
+        return [(None, "All of it is less than a thousandth of the log-odds: rounding, and no evidence.")]
     found: list[Finding] = []
     error = explanation.quality.get("completeness_error")
     # Of the other methods' maps nobody claims that their pixels add up to the decision.
@@ -125,6 +127,22 @@ def findings(explanation: Explanation) -> list[Finding]:
     return found
 
 
+def _is_rounding(explanation: Explanation) -> bool:
+    """Whether nothing on the map matters, neither any window nor all pixels together."""
+    if explanation.attribution is None:
+        return False
+    magnitudes = np.abs(explanation.attribution)
+    match explanation.method:
+        case "occlusion":
+            return bool(0 < magnitudes.max() < _ROUNDING)
+        case "integrated_gradients":
+            return bool(0 < magnitudes.sum() < _ROUNDING)
+    return False
+
+
+_ROUNDING = 1e-3
+
+
 def _completeness(error: float, converged: bool) -> Finding:
     if error >= 1:
         return False, "Does not account for the decision: its numbers do not add up to it."
@@ -139,7 +157,7 @@ def _concentration(attribution: Numbers) -> list[Finding]:
         return []
     pixels = int(np.searchsorted(np.cumsum(positive), total / 2)) + 1
     share = percent(pixels / positive.size)
-    return [(None, f"Half of the evidence in favour lies on {share} of the picture.")]
+    return [(None, f"Half of the evidence in favour lies on {share} of what the network sees.")]
 
 
 def depth(name: str) -> str:

@@ -201,7 +201,9 @@ class TestPrefer:
 
     def test_wait_is_capped_at_a_minute(self, sqlite_api: Api) -> None:
         with sqlite_api.working():
-            answer = sqlite_api.http.post("/v1/jobs", files={"file": PHOTO}, headers={"Prefer": "wait=99999999"})
+            answer = sqlite_api.http.post(
+                "/v1/jobs", files={"file": PHOTO}, headers={"Prefer": "wait=99999999"}
+            )
         assert answer.headers["preference-applied"] == "wait=60"
 
     @pytest.mark.parametrize("preference", ["wait", "wait=", "wait=-5", "wait=soon", "await=5", "wait=1e3"])

@@ -112,6 +112,9 @@ def test_by_keyboard_alone(visit: Visit) -> None:
 
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the content"
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    expect(page.locator(".card").first).to_be_visible()  # still the same view
     tab_to("#method-integrated_gradients")
     page.keyboard.press("Space")
     expect(page.locator("#method-integrated_gradients")).not_to_be_checked()
@@ -136,6 +139,10 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     page.keyboard.press("ArrowDown")
     expect(page.locator("[role=tab][aria-selected=true]")).to_be_focused()
     assert page.locator("[role=tab][aria-selected=true]").get_attribute("id") != chosen
+
+
+def test_a_view_is_not_looked_up_among_what_every_object_has(visit: Visit) -> None:
+    expect(visit.open("constructor").get_by_role("heading")).to_have_text("There is no such page")
 
 
 @pytest.fixture
@@ -168,3 +175,35 @@ def test_a_key_is_asked_for_once_and_used_for_pictures_too(visit: Visit, secret:
     expect_end(page)
     page.get_by_role("link", name="Jobs").click()
     expect(page.locator(".row-picture img")).to_have_js_property("naturalHeight", 320)
+
+
+def test_who_would_rather_not_give_a_key_is_left_alone(visit: Visit, secret: str) -> None:
+    visit.refusals = 1
+    page = visit.open("operation")
+    dialog = page.get_by_role("dialog", name="An API key, please")
+
+    def left_alone() -> None:
+        for view in ("queue", "webhooks", "queue"):  # each is read by the clock
+            page.wait_for_event("response", lambda answer, view=view: answer.url.endswith(f"/v1/{view}"))
+        expect(dialog).to_be_hidden()
+
+    dialog.get_by_role("button", name="Not now").click()
+    left_alone()
+    page.get_by_role("button", name="Enter a key").click()
+    dialog.get_by_label("Key", exact=True).fill("pk_schlüssel→")  # which no header can hold
+    dialog.get_by_role("button", name="Use it").click()
+    field = dialog.get_by_label("Key", exact=True)
+    assert "looks like pk_" in field.evaluate("field => field.validationMessage")
+    field.fill(f" {secret} ")
+    dialog.get_by_role("button", name="Use it").click()
+    expect(page.locator(".queue").first).to_be_visible()
+
+    page.get_by_role("button", name="Forget the key").click()
+    left_alone()
+    page.get_by_role("link", name="Jobs").click()
+    expect(dialog).to_be_visible()
+
+
+def test_what_cannot_be_a_key_is_not_sent(visit: Visit) -> None:
+    visit.page.add_init_script("localStorage.setItem('pawlens.key', 'pk_schlüssel→')")
+    expect(visit.open().locator(".card").first).to_be_visible()

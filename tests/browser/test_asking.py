@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from core.explain.options import ExplainOptions, OcclusionOptions
 from tests.browser.conftest import Visit
@@ -32,6 +32,30 @@ def test_an_example_is_posted_at_once(visit: Visit) -> None:
     page.wait_for_url("**/#/job/*")
     expect(page.get_by_role("heading", name="bengal.webp")).to_be_visible()
     expect_end(page)
+
+
+def test_an_example_waits_for_the_methods(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/v1/methods", lambda route: held.append(route))  # noqa: PLW0108 - playwright marks it
+    page = visit.open()
+    example = page.get_by_role("button", name="Ask about: A spotted cat on a sofa")
+    example.click()
+    expect(example).to_be_disabled()
+    held[0].continue_()
+    page.wait_for_url("**/#/job/*")
+
+
+def test_a_refused_example_leaves_the_form_as_it_was(visit: Visit) -> None:
+    visit.refusals = 1
+    page = visit.open()
+    methods(page)
+    choose(page, PHOTOS[0])
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=503, json={"detail": "Not now."}))
+    page.get_by_role("button", name="Ask about: A spotted cat on a sofa").click()
+    expect(page.get_by_role("alert")).to_contain_text("Not now.")
+    page.unroute("**/v1/jobs")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.get_by_role("heading", name=PHOTOS[0].name)).to_be_visible()
 
 
 def test_a_picture_is_pasted(visit: Visit) -> None:
@@ -85,6 +109,7 @@ def test_pictures_are_dropped_anywhere(visit: Visit) -> None:
     expect(page.locator(".tray-name")).to_have_text(["puppy.webp", "wild.webp"])
     page.get_by_role("button", name="Leave out puppy.webp").click()
     expect(page.locator(".tray-name")).to_have_text("wild.webp")
+    expect(page.get_by_role("button", name="Leave out wild.webp")).to_be_focused()
     page.get_by_role("button", name="Ask", exact=True).click()
     expect_end(page)
     expect(page.get_by_role("heading", name="wild.webp")).to_be_visible()
@@ -149,6 +174,17 @@ def test_files_of_other_kinds_are_named(visit: Visit) -> None:
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
 
 
+def test_what_leaves_the_tray_is_named(visit: Visit) -> None:
+    page = visit.open()
+    choose(page, PHOTOS[0], PHOTOS[1])
+    choose(page, {"name": "many.zip", "mimeType": "application/zip", "buffer": b"PK"})
+    expect(page.locator(".tray-name")).to_have_text("many.zip")
+    expect(page.get_by_role("alert")).to_contain_text(f"Left out: {PHOTOS[0].name}, {PHOTOS[1].name}.")
+    choose(page, PHOTOS[2])
+    expect(page.locator(".tray-name")).to_have_text(PHOTOS[2].name)
+    expect(page.get_by_role("alert")).to_contain_text("Left out: many.zip.")
+
+
 def test_many_pictures_are_left_out_at_once(visit: Visit) -> None:
     page = visit.open()
     broken: dict[str, object] = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"}
@@ -161,6 +197,7 @@ def test_many_pictures_are_left_out_at_once(visit: Visit) -> None:
     expect(page.locator(".tray li").first.locator(".icon")).to_have_count(2)  # no picture, and the cross
     page.get_by_role("button", name="Leave all out").click()
     expect(page.locator(".tray li")).to_have_count(0)
+    expect(page.get_by_role("button", name="Choose pictures")).to_be_focused()
     expect(page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 import threading
 import zipfile
@@ -17,7 +18,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit
 from tests.browser.views import choose, expect_end, methods
-from tests.processes import PHOTOS
+from tests.processes import PHOTOS, Service
 
 BAD: dict[str, object] = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"}
 
@@ -62,6 +63,26 @@ def test_a_batch_fills_its_grid_and_can_be_filtered(visit: Visit) -> None:
     expect(page.locator(".rows .counts").first).to_have_attribute(
         "aria-label", f"{len(PHOTOS)} done, 1 failed"
     )
+
+
+def test_the_focus_stays_where_one_is(visit: Visit, service: Service) -> None:
+    file = {"files": (PHOTOS[0].name, PHOTOS[0].read_bytes())}
+    batch = service.http.post("/v1/batches", files=file).json()["id"]
+    page = visit.open("batches")
+    row = page.locator(f".rows a[href='#/batch/{batch}']")
+    row.focus()
+    for _ in range(2):  # it is drawn anew by the second at the latest
+        page.wait_for_event("response", lambda answer: "/v1/batches?" in answer.url)
+    expect(row).to_be_focused()
+
+    service.http.get(f"/v1/batches/{batch}", params={"wait": 20})
+    result = service.http.get(f"/v1/batches/{batch}/results", params={"format": "jsonl"}).json()
+    lines = "\n".join(json.dumps({**result, "index": index}) for index in range(150))
+    page.route("**/results?format=jsonl", lambda route: route.fulfill(body=lines))
+    row.press("Enter")
+    page.get_by_role("button", name="More").click()
+    expect(page.locator(".grid > li")).to_have_count(150)
+    expect(page.locator(".grid > li:last-child a")).to_be_focused()
 
 
 def test_a_zip_is_canceled_on_the_way(visit: Visit) -> None:

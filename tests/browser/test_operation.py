@@ -11,7 +11,11 @@ from tests.processes import PHOTOS, Service
 
 
 def test_queues_and_workers_are_live(visit: Visit, service: Service) -> None:
+    metrics = {"validation": {"accuracy": 0.9}, "test": {"pictures": 1840, "accuracy": 0.9}}
+    model = {**service.http.get("/v1/model").json(), "metrics": metrics}
+    visit.page.route("**/v1/model", lambda route: route.fulfill(json=model))
     page = visit.open("operation")
+    expect(page.locator(".network td:nth-child(2)")).to_have_text(["not noted", "1,840"])
     expect(page.get_by_role("list", name="Workers").get_by_role("listitem")).to_have_count(3)
     expect(page.locator(".health [data-state=ok]")).to_have_count(3)
     expect(page.locator(".network")).to_contain_text("resnet101")
@@ -30,6 +34,7 @@ def test_a_receiver_from_registration_to_redelivery(visit: Visit) -> None:
     page.get_by_role("button", name="I have kept it").click()
     expect(page.locator(".secret")).to_have_count(0)
 
+    expect(page.get_by_role("list", name="Receivers")).to_contain_text("except of jobs within a batch")
     page.get_by_role("button", name="Test").click()
     delivery = page.get_by_role("list", name="Deliveries").locator("li", has_text="webhook.test")
     expect(delivery).to_have_count(1)

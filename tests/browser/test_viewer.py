@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from core.vision.manifest import read_manifest
 from core.vision.preprocessing import Preprocessing
 from tests.browser.conftest import OpenVisit, Visit, make_service_folder
-from tests.browser.views import METHODS, pixels
+from tests.browser.views import METHODS, changed, pixels
 from tests.processes import EXAMPLES, Service, running
 
 PHOTO = EXAMPLES / "Bengal_43.jpg"  # 500 x 357 pixels
@@ -47,14 +47,6 @@ def opened(visit: Visit, job_id: str, method: str) -> Page:
     page = visit.open(f"job/{job_id}/{method}")
     expect(page.locator(".notes .lead")).to_be_visible()
     return page
-
-
-def changed(page: Page, before: str) -> str:
-    """The pixels as they are after a change, which must be others than before."""
-    page.wait_for_function(
-        "before => document.querySelector('.stage canvas').toDataURL() !== before", arg=before
-    )
-    return pixels(page)
 
 
 def test_every_control_changes_the_pixels(at_real: Visit, job_id: str) -> None:
@@ -108,6 +100,25 @@ def test_the_number_under_the_pointer_is_that_of_the_file(
     assert shown == pytest.approx(float(values[row, column]), rel=0.06, abs=1e-3)  # two digits are shown
 
 
+def test_the_number_is_that_of_what_has_come_under_the_pointer(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "occlusion")
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+
+    def x() -> int:
+        return int(page.locator(".reading").inner_text().split(",")[0].removeprefix("x "))
+
+    left, top = box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"]
+    page.mouse.dblclick(left, top)
+    page.mouse.down()
+    page.mouse.move(left + 0.3 * box["width"], top)
+    page.mouse.up()
+    assert x() == pytest.approx(250, abs=2)  # the point came along
+    page.mouse.wheel(0, 900)  # all of it is in sight again
+    page.wait_for_function("document.querySelector('.stage canvas:not(.zoomed)')")
+    assert x() == pytest.approx(400, abs=2)
+
+
 def test_outside_of_the_crop_there_are_no_numbers(at_real: Visit, job_id: str) -> None:
     page = opened(at_real, job_id, "occlusion")
     page.locator(".stage canvas").hover(position={"x": 8, "y": 100})
@@ -117,11 +128,17 @@ def test_outside_of_the_crop_there_are_no_numbers(at_real: Visit, job_id: str) -
 def test_the_depth_of_grad_cam(at_real: Visit, job_id: str) -> None:
     page = opened(at_real, job_id, "grad_cam")
     before = pixels(page)
+    share = page.locator(".findings li").filter(has_text="Half of the evidence").inner_text()
+    page.get_by_text("How it was made").click()
     depth = page.get_by_label(re.compile("^Depth"))
     expect(page.locator(".controls .value")).to_have_text("stage 4, block 3")
     depth.fill("0")
     expect(page.locator(".controls .value")).to_have_text("stem")
     changed(page, before)
+    expect(page.locator(".findings")).not_to_contain_text(share)  # what is said is said of this depth
+    expect(page.locator(".notes details")).to_have_attribute("open", "")
+    depth.fill("99")
+    expect(page.locator(".findings")).to_contain_text(share)
 
 
 def test_channels_are_laid_on_the_picture(at_real: Visit, job_id: str) -> None:
@@ -132,6 +149,9 @@ def test_channels_are_laid_on_the_picture(at_real: Visit, job_id: str) -> None:
     tiles.nth(4).click()
     expect(tiles.nth(4)).to_have_attribute("aria-pressed", "true")
     changed(page, before)
+    as_before = tiles.last.locator("canvas").evaluate("canvas => canvas.toDataURL()")
+    page.get_by_label("Colours").select_option("viridis")
+    assert tiles.last.locator("canvas").evaluate("canvas => canvas.toDataURL()") != as_before
     page.get_by_label("stage 3, block 23").check()
     expect(page.locator(".layers .hint")).to_contain_text("10 × 10")
 
@@ -146,6 +166,26 @@ def test_kernels_by_depth(at_real: Visit, job_id: str) -> None:
     expect(page.locator(".viewer")).to_be_hidden()
 
 
+def test_nothing_of_another_method_stays_while_one_is_loaded(at_real: Visit, job_id: str) -> None:
+    page = opened(at_real, job_id, "grad_cam")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/occlusion/attribution.npy", hold)
+    before = pixels(page)
+    page.locator("#tab-occlusion").click()
+    expect(page.locator(".look")).to_have_attribute("aria-busy", "true")
+    expect(page.locator(".legend")).to_be_hidden()
+    expect(page.locator(".notes .lead")).to_have_count(0)
+    changed(page, before)
+    held[0].continue_()
+    expect(page.locator(".legend")).to_contain_text("log-odds lost when covered")
+    expect(page.locator(".look")).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator(".notes .lead")).not_to_contain_text("Red")  # one may choose other colours
+
+
 def test_quality_in_words(at_real: Visit, real: Service, job_id: str) -> None:
     page = opened(at_real, job_id, "integrated_gradients")
     job = real.http.get(f"/v1/jobs/{job_id}").json()
@@ -153,7 +193,9 @@ def test_quality_in_words(at_real: Visit, real: Service, job_id: str) -> None:
     share = 100 * (1 - method["quality"]["completeness_error"])
     words = f"{share:.1f}" if share < 99.95 else ">\u00a099.9"  # never rounded to certainty
     expect(page.locator(".findings li").first).to_have_text(f"Accounts for {words}\u00a0% of the decision.")
-    expect(page.locator(".findings")).to_contain_text("Half of the evidence in favour lies on")
+    expect(page.locator(".findings")).to_contain_text(
+        re.compile("Half of the evidence in favour lies on .* of what the network sees")
+    )
 
 
 def test_downloads(at_real: Visit, real: Service, job_id: str) -> None:
@@ -183,6 +225,10 @@ def test_two_methods_side_by_side_move_together(at_real: Visit, job_id: str) -> 
     expect(right.get_by_label("For and against")).to_be_checked()
     page.get_by_label("On the right: method").select_option("occlusion")
     expect(page).to_have_url(re.compile("/occlusion$"))
+    page = opened(at_real, job_id, "occlusion")
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_label("On the left: method")).to_have_value("occlusion")
+    expect(page.get_by_label("On the right: method")).to_have_value("grad_cam")
 
 
 def test_the_tab_of_what_is_shown_is_in_sight_on_a_phone(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import OpenVisit, Visit
 from tests.browser.views import ask, expect_end, pixels, state
@@ -100,6 +102,41 @@ def test_jobs_are_listed_and_lead_back(visit: Visit) -> None:
     row.click()
     expect(state(page)).to_have_text("done")
     expect(page.get_by_text("No explanation was asked for.")).to_be_visible()
+
+
+def test_a_list_of_jobs_has_no_gap(visit: Visit, jobs: list[dict[str, Any]]) -> None:
+    job = {**jobs[0], "image": None}
+    numbers = list(range(60, 0, -1))  # newest first
+    page = visit.page
+
+    def answer(route: Route) -> None:
+        query = parse_qs(urlsplit(route.request.url).query)
+        newest = int(query["cursor"][0][4:]) if "cursor" in query else numbers[0] + 1
+        found = [number for number in numbers if number < newest]
+        some = [{**job, "id": f"job_{number:032}"} for number in found[:24]]
+        route.fulfill(json={"jobs": some, "next_cursor": some[-1]["id"] if len(found) > 24 else None})
+
+    def shown() -> list[int]:
+        ids: list[str] = page.locator(".rows > li").evaluate_all("rows => rows.map((row) => row.dataset.id)")
+        return [int(name[4:]) for name in ids]
+
+    page.route("**/v1/jobs?**", answer)
+    visit.open("jobs")
+    older = page.get_by_role("button", name="Older ones")
+    for count in (48, 60):
+        older.click()
+        expect(page.locator(".rows > li")).to_have_count(count)
+    expect(older).to_be_hidden()
+    row = page.locator(".rows a").first
+    row.focus()
+    job["event_seq"] += 1  # each of them has moved on
+    page.wait_for_timeout(4000)
+    expect(row).to_be_focused()
+    numbers[:0] = range(210, 60, -1)  # a batch
+    expect(page.locator(".rows > li")).to_have_count(24)
+    older.click()
+    expect(page.locator(".rows > li")).to_have_count(48)
+    assert shown() == numbers[:48]
 
 
 def test_a_view_that_was_refused_can_be_tried_again(visit: Visit, service: Service) -> None:

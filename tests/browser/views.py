@@ -45,3 +45,11 @@ def pixels(page: Page) -> str:
                resolve(document.querySelector(".stage canvas").toDataURL()))))"""
     )
     return drawn
+
+
+def changed(page: Page, before: str) -> str:
+    """The pixels as they are after a change, which must be others than before."""
+    page.wait_for_function(
+        "before => document.querySelector('.stage canvas').toDataURL() !== before", arg=before
+    )
+    return pixels(page)

@@ -98,11 +98,22 @@ def test_deletion_is_told_with_its_control(control: float, passes: bool) -> None
     assert f"{control:.2f}" in sentence
 
 
+@pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
+def test_rounding_is_not_told_as_evidence(method: str) -> None:
+    noise = np.full((16, 16), 1e-9, np.float32)
+    quality = {"completeness_error": 1.18, "converged": True}
+    ((passes, says),) = findings(explained(method, attribution=noise, quality=quality))
+    assert passes is None
+    assert "rounding" in says
+    for some in (1e8 * noise, 0 * noise):
+        assert not any("rounding" in says for _, says in findings(explained(method, attribution=some)))
+
+
 def test_half_of_the_evidence_in_favour() -> None:
     # 12 of 20 in the first pixel: one pixel of ten has more than half. What speaks against does not count.
     attribution = np.array([[12, 4, 4, 0, 0, 0, 0, 0, -50, -50]], np.float32)
     ((_, sentence),) = findings(explained("occlusion", attribution=attribution))
-    assert "lies on 10.0\u00a0% of" in sentence
+    assert "lies on 10.0\u00a0% of what the network sees" in sentence
     even = np.ones((4, 5), np.float32)
     assert "50.0\u00a0%" in findings(explained("occlusion", attribution=even))[0][1]
     assert findings(explained("occlusion", attribution=-even)) == []
