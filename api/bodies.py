@@ -22,6 +22,8 @@ def parsed_json(body: bytes) -> Any:
     """Raises BadRequest when it is no JSON (RFC 8259, which knows neither NaN nor Infinity)."""
     try:
         return json.loads(body, parse_constant=_refuse_constant, parse_int=_parsed_int)
+    except UnicodeDecodeError as error:
+        raise BadRequest("The body cannot be read. Send JSON in UTF-8.") from error
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is not JSON: {error}") from error
 

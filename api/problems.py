@@ -91,7 +91,6 @@ _MESSAGES = {  # by pydantic's type of fault, where its own words are about Pyth
     "extra_forbidden": "there is no such field; /docs lists those that there are",
     "dict_type": "must be a JSON object",
     "model_type": "must be a JSON object",
-    "model_attributes_type": "must be a JSON object",
     "list_type": "must be a JSON array",
 }
 
@@ -114,9 +113,7 @@ def from_validation(error: ValidationError) -> InvalidRequest:
     return invalid_request(error.errors(include_url=False, include_context=False, include_input=False))
 
 
-_UNREADABLE = "There was an error parsing the body"  # FastAPI's
 _HINTS = {
-    400: "The body cannot be read. Send JSON in UTF-8, with its type in Content-Type.",
     404: "There is nothing at this path. The API is described at /docs.",
     405: "This path does not answer that method. The API is described at /docs.",
 }
@@ -126,7 +123,7 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
     detail = str(error.detail)
-    if detail in (title, _UNREADABLE):  # nothing but the phrase again, or what would help nobody
+    if detail == title:  # nothing but the phrase again
         detail = _HINTS.get(error.status_code, detail)
     code = title.lower().replace(" ", "_").replace("-", "_")
     headers = dict(error.headers or {})

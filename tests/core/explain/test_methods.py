@@ -38,8 +38,8 @@ def test_every_method_has_its_options_in_a_job() -> None:
 
 def test_costs_follow_the_options() -> None:
     occlusion = METHODS["occlusion"].cost
-    assert occlusion(OcclusionOptions(), 224).expected == 169 + 12
-    assert occlusion(OcclusionOptions(window=224, stride=224), 224).expected == 1 + 12
+    assert occlusion(OcclusionOptions(), 224).expected == 169 + 4 + 4
+    assert occlusion(OcclusionOptions(window=224, stride=224), 224).expected == 1 + 4 + 4
     assert occlusion(OcclusionOptions(approximate=True), 224) < occlusion(OcclusionOptions(), 224)
     gradients = METHODS["integrated_gradients"].cost
     assert gradients(IntegratedGradientsOptions(max_evaluations=8), 224).expected < 30
