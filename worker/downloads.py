@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
+from functools import partial
 
 from core.broker import BrokerUnavailable, publish
 from core.database import Database
@@ -16,6 +16,7 @@ from core.jobs.claims import Claim, LeaseLost
 from core.logs import log_context
 from core.settings import Settings
 from core.vision import images
+from worker.draining import drain
 from worker.fetcher import fetch
 from worker.leases import LeaseKeeper
 from worker.writing import write_outcome
@@ -40,24 +41,19 @@ class Downloader:
 
         Returns at once when enough threads do so.
         """
-        if not self._places.acquire(blocking=False):
+        fetch_one = partial(self._download_one, owner)
+        return drain(fetch_one, places=self._places, stopping=self._stopping, seconds=seconds)
+
+    def _download_one(self, owner: str) -> bool:
+        claim = self._claim(owner)
+        if claim is None:
             return False
-        leave_at = time.monotonic() + seconds
-        try:
-            while not self._stopping.is_set():
-                claim = self._claim(owner)
-                if claim is None:
-                    return False
-                with (
-                    self._keeper.holding([claim]),
-                    log_context(job=claim.job_id, correlation=claim.correlation_id),
-                ):
-                    self._download(claim)
-                if time.monotonic() >= leave_at:
-                    break
-            return True
-        finally:
-            self._places.release()
+        with (
+            self._keeper.holding([claim]),
+            log_context(job=claim.job_id, correlation=claim.correlation_id),
+        ):
+            self._download(claim)
+        return True
 
     def _claim(self, owner: str) -> Claim | None:
         with self._database.write() as session:

@@ -22,6 +22,7 @@ from core.jobs.states import DeliveryState
 from core.logs import log_context
 from core.network import GuardedTransport, Resolve, system_resolver
 from core.settings import Settings
+from worker.draining import drain
 
 logger = logging.getLogger(__name__)
 
@@ -55,24 +56,18 @@ class WebhookSender:
 
         Returns at once when enough threads do so.
         """
-        if not self._places.acquire(blocking=False):
+        return drain(self._send_one, places=self._places, stopping=self._stopping, seconds=seconds)
+
+    def _send_one(self) -> bool:
+        claim = self._claim()
+        if claim is None:
             return False
-        leave_at = time.monotonic() + seconds
         try:
-            while not self._stopping.is_set():
-                claim = self._claim()
-                if claim is None:
-                    return False
-                try:
-                    with log_context(job=claim.subject_id):
-                        self._deliver(claim)
-                finally:
-                    self._leave(origin(claim.url))
-                if time.monotonic() >= leave_at:
-                    break
-            return True
+            with log_context(job=claim.subject_id):
+                self._deliver(claim)
         finally:
-            self._places.release()
+            self._leave(origin(claim.url))
+        return True
 
     def _claim(self) -> Claim | None:
         # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
