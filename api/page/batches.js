@@ -1,7 +1,7 @@
 // Recent batches, newest first. #/batches
 
 import { get, pause, unlessLeft } from "./api.js";
-import { acting, el, rowWords } from "./dom.js";
+import { acting, el, placeRow, rowWords } from "./dom.js";
 import { countsBar } from "./counts.js";
 import { STATES, count, when } from "./words.js";
 
@@ -60,13 +60,7 @@ export async function show(main, _parts, signal) {
   }
 
   function place(batch) {
-    const known = rows.get(batch.id);
-    const made = row(batch);
-    // What is inside is renewed; the link itself stays, since the focus may be on it.
-    if (known) return known.firstChild.replaceChildren(...made.firstChild.childNodes);
-    rows.set(batch.id, made);
-    const after = [...list.children].find((child) => child.dataset.id < batch.id); // ids grow with time
-    list.insertBefore(made, after ?? null);
+    placeRow(list, rows, row(batch));
   }
 
   await refresh();

@@ -149,3 +149,15 @@ export function acting(work) {
     }
   };
 }
+
+/** Put a row of a list where its id belongs, the newest first: ids grow with time. `rows` has those that are there.
+ *
+ * Of one that is there, what is inside is renewed; its link itself stays, since the focus may be on it. */
+export function placeRow(list, rows, made) {
+  const { id } = made.dataset;
+  const known = rows.get(id);
+  if (known) return known.firstChild.replaceChildren(...made.firstChild.childNodes);
+  rows.set(id, made);
+  const after = [...list.children].find((child) => child.dataset.id < id);
+  list.insertBefore(made, after ?? null);
+}

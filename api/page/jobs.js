@@ -2,7 +2,7 @@
 
 import { get, pause, unlessLeft } from "./api.js";
 import { thumbnail } from "./artifacts.js";
-import { acting, el, icon, rowWords, segments } from "./dom.js";
+import { acting, el, icon, placeRow, rowWords, segments } from "./dom.js";
 import { TITLES } from "./methods.js";
 import { FINAL, STATES, nameOf, percent, place, when } from "./words.js";
 
@@ -102,13 +102,8 @@ export async function show(main, _parts, signal) {
       known.querySelector("time").textContent = when(job.created_at);
       return;
     }
-    const made = row(job);
-    (known ?? made).dataset.seq = state;
-    // What is inside is renewed; the link itself stays, since the focus may be on it.
-    if (known) return known.firstChild.replaceChildren(...made.firstChild.childNodes);
-    rows.set(job.id, made);
-    const after = [...list.children].find((child) => child.dataset.id < job.id); // ids grow with time
-    list.insertBefore(made, after ?? null);
+    placeRow(list, rows, row(job));
+    rows.get(job.id).dataset.seq = state;
   }
 
   await take();
