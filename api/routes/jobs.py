@@ -113,7 +113,8 @@ def list_jobs(
             before=before,
             limit=limit + 1,
         )
-    service.throughput.refresh()
+    if any(record.position is not None for record in records):
+        service.throughput.refresh()
     jobs = [service.shown(record) for record in records[:limit]]
     page = JobPage(jobs=jobs, next_cursor=jobs[-1].id if len(records) > limit else None)
     return Response(page.model_dump_json(), media_type="application/json")

@@ -93,6 +93,7 @@ def max_sensitivity(
     radius: int = 5,
     samples: int = 10,
     seed: int = 0,
+    reference: Map | None = None,
 ) -> float | None:
     """The largest relative change of the map among ``samples`` pictures that look the same to a person.
 
@@ -102,11 +103,12 @@ def max_sensitivity(
     0.02. Sampling bounds the true maximum from below.
 
     Returns a number from 0 (the map does not move) without upper limit, or None for a map without evidence,
-    which has no norm to compare with. Costs samples + 1 explanations.
+    which has no norm to compare with. Costs ``samples`` explanations, and one more without ``reference``, the
+    picture's own.
     """
     if radius < 1 or samples < 1:
         raise ValueError("radius and samples must be at least 1")
-    reference = _finite(explain(picture))
+    reference = _finite(explain(picture) if reference is None else reference)
     length = np.linalg.norm(reference)
     if length == 0:
         return None

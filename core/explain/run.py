@@ -92,18 +92,18 @@ class NetworkExplainer:
 
         def again(other: NDArray[np.uint8]) -> Floats:
             nonlocal done_before
-            attribution = explanation.attribution
-            if other is not picture:
-                attribution = run(other, explanation.target.label, measuring).attribution
-                done_before += steps
+            attribution = run(other, explanation.target.label, measuring).attribution
             assert attribution is not None
+            done_before += steps
             return attribution
 
         attribution, index = explanation.attribution, explanation.target.index
         measured = quality.deletion_insertion(
             self._probabilities(measuring), picture, attribution, index, seed=options.seed
         )
-        moved = quality.max_sensitivity(again, picture, samples=SENSITIVITY_SAMPLES, seed=options.seed)
+        moved = quality.max_sensitivity(
+            again, picture, samples=SENSITIVITY_SAMPLES, seed=options.seed, reference=attribution
+        )
         return replace(
             explanation,
             quality=explanation.quality | {"deletion_insertion": measured, "max_sensitivity": moved},

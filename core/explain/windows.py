@@ -41,8 +41,11 @@ class Windows:
         row, column = divmod(number, len(self.starts))
         return self.starts[row], self.starts[column]
 
+    @property
+    def every_second(self) -> list[int]:
+        """Of the rows, or the columns: every second, and the last."""
+        return [*range(0, len(self.starts) - 1, 2), len(self.starts) - 1]
+
     def coarse(self) -> list[int]:
-        """The numbers of every second window in every second row, with the last of each, in order."""
-        count = len(self.starts)
-        every_second = [*range(0, count - 1, 2), count - 1]
-        return [row * count + column for row in every_second for column in every_second]
+        """The numbers of the windows in every second row and column, in order."""
+        return [row * len(self.starts) + column for row in self.every_second for column in self.every_second]
