@@ -15,7 +15,7 @@ from api.auth import Guarded
 from api.batching import Batching
 from api.limits import Limited
 from api.metrics import Measured, Metrics
-from api.middleware import CORRELATION_HEADER, LimitedBody, Observed
+from api.middleware import CORRELATION_HEADER, HeadAsGet, LimitedBody, Observed
 from api.routes import batches, events, jobs, legacy, page, service, webhooks
 from api.service import Service
 from api.submissions import SMALL_BODY_BYTES
@@ -78,7 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=[
                 *(CORRELATION_HEADER, "X-Process-Time-ms", "Location", "Retry-After", "ETag"),
@@ -86,5 +86,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             ],
         )
     app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(Observed)
     return app

@@ -77,6 +77,27 @@ def _level(path: str, status: int) -> int:
     return logging.DEBUG if path in _PROBES and status < 400 else logging.INFO
 
 
+class HeadAsGet:
+    """Answers HEAD as GET without the content (RFC 9110, section 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                # The answer is whole now: whoever streams is told by the server that nobody reads on.
+                await send({"type": "http.response.body"})
+
+        # A copy: the server reads the method in its own, and sends no content.
+        await self._app({**scope, "method": "GET"}, receive, send_headers)
+
+
 BODY_SECONDS = 60.0
 BODY_BYTES_PER_SECOND = 1024
 """A body may take a minute, and longer as long as it comes at this pace: a phone on a bad network does."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match
 
 from core.errors import BadRequest, InvalidRequest, PawlensError
 from core.logs import correlation_id
@@ -127,7 +128,20 @@ async def _http(request: Request, error: Exception) -> Response:
         detail = _HINTS.get(error.status_code, detail)
     code = title.lower().replace(" ", "_").replace("-", "_")
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods_at(request))
     return _response(error.status_code, code, title, detail, request.url.path, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """What the path of a request answers. Each method may be another route's; the error knows of one."""
+    methods = [method for method in ("GET", "POST", "DELETE") if _answers(request, method)]
+    return ["HEAD", *methods] if "GET" in methods else methods
+
+
+def _answers(request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
 
 async def _gone(request: Request, _error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,41 @@ def test_every_answer_has_an_id_and_a_time(sqlite_api: Api, method: str, path: s
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-correlation-id"])
     assert 0 <= float(answer.headers["x-process-time-ms"]) < 60_000
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+HEADERS_OF_THE_MOMENT = {"date", "x-correlation-id", "x-process-time-ms"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/livez", "/metrics", "/docs", "/openapi.json", "/v1/jobs", "/v1/jobs/job_0", "/nothing", "{job}"],
+)
+def test_head_is_get_without_the_content(sqlite_api: Api, path: str) -> None:
+    path = path.format(job=f"/v1/jobs/{sqlite_api.post()['id']}")
+    head, get = sqlite_api.http.head(path), sqlite_api.http.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    told, meant = (
+        {k: v for k, v in a.headers.items() if k not in HEADERS_OF_THE_MOMENT} for a in (head, get)
+    )
+    if path == "/metrics":  # they count requests, and this was one
+        told.pop("content-length", None), meant.pop("content-length", None)
+    assert told == meant
+
+
+def test_head_of_a_stream_ends_with_its_headers(sqlite_api: Api) -> None:
+    """On the same connection the next answer follows at once, although the job has not ended."""
+    events = f"/v1/jobs/{sqlite_api.post()['id']}/events"
+    with socket.create_connection(sqlite_api.address, timeout=10) as client:
+        ask = "HEAD {} HTTP/1.1\r\nHost: localhost\r\n{}\r\n"
+        client.sendall(ask.format(events, "").encode())
+        first = client.recv(65536)
+        client.sendall(ask.format("/livez", "Connection: close\r\n").encode())
+        rest = b"".join(iter(lambda: client.recv(65536), b""))
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"text/event-stream" in first
+    assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert rest.endswith(b"\r\n\r\n")
+    sqlite_api.line(message="request", method="HEAD", path=events, status=200)
 
 
 def test_a_body_that_is_refused_unread_has_them_too(sqlite_api: Api) -> None:
