@@ -31,6 +31,7 @@ class CostOut(BaseModel):
 
     expected: int
     at_most: int
+    quality: int = Field(description="Expected in addition with `options.quality`.")
 
 
 class MethodInfo(BaseModel):

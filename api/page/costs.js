@@ -2,17 +2,8 @@
 
 import { get } from "./api.js";
 
-// Measuring quality makes the map three times more, of pictures that look the same, and shows the network 4 × 29
-// pictures for deletion, insertion and their controls (core/explain/run.py). What is no map has none.
-const MAPS_MORE = 3;
-const PASSES_MORE = 116;
-const WITHOUT_MAP = ["feature_maps", "kernels"];
-
 /** The passes through the network that a method of /v1/methods is expected to take. */
-export function passes({ name, cost }, quality) {
-  if (!quality || WITHOUT_MAP.includes(name)) return cost.expected;
-  return (1 + MAPS_MORE) * cost.expected + PASSES_MORE;
-}
+export const passes = ({ cost }, quality) => cost.expected + (quality ? cost.quality : 0);
 
 /** (method, quality) => seconds, null while nothing is known; the methods are those of /v1/methods.
  *

@@ -25,7 +25,7 @@ from api.service_schemas import (
 )
 from core.broker import BrokerUnavailable
 from core.errors import PawlensError
-from core.explain.methods import METHODS
+from core.explain.methods import METHODS, Method
 from core.explain.options import ExplainOptions
 from core.jobs import queries, workers
 from core.jobs.states import Queue
@@ -60,6 +60,12 @@ def get_model(service: ServiceDep) -> ModelOut:
 def get_methods(service: ServiceDep) -> MethodsOut:
     """The explanation methods: what each shows, its options as JSON Schema, and what it costs by default."""
     size = service.manifest().input.size
+
+    def cost(method: Method) -> CostOut:
+        options = method.options()
+        quality = method.quality_cost(options, size)
+        return CostOut(**method.cost(options, size)._asdict(), quality=quality)
+
     return MethodsOut(
         options=ExplainOptions.model_json_schema(),
         methods=[
@@ -68,7 +74,7 @@ def get_methods(service: ServiceDep) -> MethodsOut:
                 title=method.title,
                 summary=method.summary,
                 options=method.options.model_json_schema(),
-                cost=CostOut(**method.cost(method.options(), size)._asdict()),
+                cost=cost(method),
             )
             for method in METHODS.values()
         ],

@@ -32,6 +32,10 @@ TYPICAL_EVALUATIONS = 33
 FAST_EVALUATIONS = 96
 # Windows that occlusion computes again in float32, to certify what it computed in bfloat16.
 CERTIFIED_WINDOWS = 4
+# Explanations of almost the same picture, for max-sensitivity; each costs as much as the first.
+SENSITIVITY_SAMPLES = 3
+# Parts in which pixels are replaced for deletion and insertion: by the map's order and by a random one.
+DELETION_STEPS = 28
 
 
 class Cost(NamedTuple):
@@ -43,7 +47,9 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """``needs_picture`` is false where the result depends on the weights alone, the same for all jobs."""
+    """``needs_picture`` is false where the result depends on the weights alone, the same for all jobs;
+    ``has_map`` where it is no attribution, one value for each pixel, whose quality could be measured.
+    """
 
     name: str
     title: str
@@ -51,6 +57,13 @@ class Method:
     options: type[BaseModel]
     cost: Callable[[Any, int], Cost]
     needs_picture: bool = True
+    has_map: bool = True
+
+    def quality_cost(self, options: Any, size: int) -> int:
+        """Forward passes to be expected in addition when its quality is measured."""
+        if not self.has_map:
+            return 0
+        return SENSITIVITY_SAMPLES * self.cost(options, size).expected + 4 * (DELETION_STEPS + 1)
 
 
 def _grad_cam(_options: GradCamOptions, _size: int) -> Cost:
@@ -112,6 +125,7 @@ METHODS: dict[str, Method] = {
             "What the channels of each stage respond to in this picture.",
             FeatureMapsOptions,
             _feature_maps,
+            has_map=False,
         ),
         Method(
             "kernels",
@@ -120,6 +134,7 @@ METHODS: dict[str, Method] = {
             KernelsOptions,
             _kernels,
             needs_picture=False,
+            has_map=False,
         ),
     )
 }

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from core.explain.methods import DELETION_STEPS
 from core.vision.preprocessing import Placement
 
 Picture = NDArray[np.uint8]
@@ -38,7 +39,7 @@ def deletion_insertion(
     attribution: Map,
     target: int,
     *,
-    steps: int = 28,
+    steps: int = DELETION_STEPS,
     removed: Picture | None = None,
     blurred: Picture | None = None,
     seed: int = 0,

@@ -14,11 +14,9 @@ from core.errors import DeviceFailed
 from core.explain import feature_maps, grad_cam, integrated_gradients, kernels, occlusion, quality
 from core.explain.explainer import Explainer
 from core.explain.explanation import Explanation, Floats, Progress, Target, no_progress
+from core.explain.methods import SENSITIVITY_SAMPLES
 from core.explain.options import ExplainOptions
 from core.vision.engine import Engine
-
-SENSITIVITY_SAMPLES = 3
-"""Explanations of almost the same picture, for max-sensitivity; each costs as much as the first."""
 
 
 class _Explain(Protocol):

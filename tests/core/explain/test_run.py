@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import DeviceFailed, InvalidRequest
-from core.explain.explanation import Floats
-from core.explain.methods import METHODS
+from core.explain import run
+from core.explain.explanation import Explanation, Floats
+from core.explain.methods import METHODS, SENSITIVITY_SAMPLES
 from core.explain.options import ExplainOptions
 from core.explain.quality import max_sensitivity
 from core.explain.rendering import render
-from core.explain.run import SENSITIVITY_SAMPLES, NetworkExplainer
+from core.explain.run import NetworkExplainer
 from core.vision.engine import Engine
 
 
@@ -39,6 +41,7 @@ def test_every_method_runs_by_name_and_can_be_drawn(
     assert json.loads(json.dumps(found.quality)) == found.quality
     assert json.loads(json.dumps(found.provenance)) == found.provenance
     assert found.provenance["weights_sha256"]
+    assert METHODS[method].has_map == (found.attribution is not None)
     if found.attribution is not None:
         assert found.attribution.shape == (64, 64)
         assert found.attribution.dtype == np.float32
@@ -77,6 +80,42 @@ def test_max_sensitivity_compares_explanations_of_the_pictures_themselves(
     expected = max_sensitivity(alone, picture, samples=SENSITIVITY_SAMPLES, seed=3)
     found = network_explainer.explain(method, picture, ExplainOptions(quality=True, seed=3))
     assert found.quality["max_sensitivity"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_catalogue_says_what_quality_costs(
+    network_explainer: NetworkExplainer,
+    picture: NDArray[np.uint8],
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """Pictures that are only classified, and maps that are made again."""
+    shown, maps = 0, 0
+    logits, explain = network_explainer.explainer.engine.logits, run._METHODS[method]
+
+    def counted(pictures: NDArray[np.uint8]) -> torch.Tensor:
+        nonlocal shown
+        shown += len(pictures)
+        return logits(pictures)
+
+    def counted_map(*given: Any) -> Explanation:
+        nonlocal maps
+        maps += 1
+        return explain(*given)
+
+    def cost(*, quality: bool) -> tuple[int, int]:
+        nonlocal shown, maps
+        shown = maps = 0
+        network_explainer.explain(method, picture, ExplainOptions(quality=quality))
+        return shown, maps
+
+    monkeypatch.setattr(network_explainer.explainer.engine, "logits", counted)
+    monkeypatch.setitem(run._METHODS, method, counted_map)
+    plain, measured = cost(quality=False), cost(quality=True)
+    own = METHODS[method]
+    expected = own.cost(own.options(), 64).expected
+    more = measured[0] - plain[0] + (measured[1] - plain[1]) * expected
+    assert own.quality_cost(own.options(), 64) == more
 
 
 def test_a_device_that_fails_in_a_method_is_said_to_have_failed(
