@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import zipfile
@@ -59,7 +60,12 @@ def batch(
                 file=sys.stderr,
             )
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        client.batches.download(made["id"], out, form)
+        try:
+            client.batches.download(made["id"], out, form)
+        except OSError as error:
+            again = f"`pawlens batch {made['id']} --out FILE` fetches them again."
+            print(f"--out {out}: {error.strerror}. The results are kept: {again}", file=sys.stderr)
+            raise typer.Exit(1) from None
     _say_what_came(made, out)
     are_good = sum(made["counts"][state] for state in GOOD) == made["total"]
     raise typer.Exit(0 if are_good and not unreadable else 1)
@@ -73,7 +79,7 @@ def _form(out: Path) -> Form:
     if not out.resolve().parent.is_dir():
         print(f"--out {out}: there is no folder {out.resolve().parent}.", file=sys.stderr)
         raise typer.Exit(2)
-    if out.is_dir():
+    if os.path.isdir(out):  # False as well for a name that no file can have
         print(f"--out {out}: this is a folder; name a file in it.", file=sys.stderr)
         raise typer.Exit(2)
     return form

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,9 +111,14 @@ class Batches:
         """Write the results into a file, which is there only when all of them have come."""
         part = to.with_name(f"{to.name}.part")
         results = self._connection.stream(f"/v1/batches/{batch_id}/results", format=form)
-        with results as pieces, part.open("wb") as file:
-            file.writelines(pieces)
-        part.replace(to)
+        try:
+            with results as pieces, part.open("wb") as file:
+                file.writelines(pieces)
+            part.replace(to)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
 
     def cancel(self, batch_id: str) -> Batch:
         return self._connection.json("POST", f"/v1/batches/{batch_id}/cancel")

@@ -129,9 +129,11 @@ def pictures_in(folder: Path) -> list[Path]:
 
 @contextmanager
 def connected(server: str, api_key: str | None) -> Iterator[PawlensClient]:
-    """A client of a server that answers; whatever goes wrong with it ends the command with one sentence."""
+    """A client of a server that answers; whatever goes wrong with it, or with a file that is sent or written,
+    ends the command with one sentence.
+    """
     from api.client import ApiError, NoServer, PawlensClient  # noqa: PLC0415
-    from api.connection import InvalidKey  # noqa: PLC0415
+    from api.connection import InvalidKey, encodable  # noqa: PLC0415
 
     try:
         with PawlensClient(server, api_key) as client:
@@ -149,6 +151,11 @@ def connected(server: str, api_key: str | None) -> Iterator[PawlensClient]:
     except InvalidKey as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
+    except OSError as error:
+        if error.filename is None:  # a pipe that nobody reads any more, which typer knows
+            raise
+        print(f"{encodable(os.fsdecode(error.filename))}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _with_progress(client: PawlensClient, pictures: Sequence[Path | str]) -> list[Outcome]:

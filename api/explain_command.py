@@ -33,11 +33,9 @@ def explain(
     names = _names(methods)
     with connected(server, api_key) as client:
         picture: Path | str = source if source.startswith(("http://", "https://")) else Path(source)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            job = client.submit(picture, methods=names, options=_options(options, target))
-        except OSError as error:
-            _leave(f"{error.filename}: {error.strerror}")
+        asked = _options(options, target)
+        out.mkdir(parents=True, exist_ok=True)
+        job = client.submit(picture, methods=names, options=asked)
         try:
             job = _shown(client, job)
         except KeyboardInterrupt:
@@ -67,9 +65,9 @@ def _options(text: str | None, target: str | None) -> dict[str, Any] | None:
     try:
         options = json.loads(text) if text else {}
     except ValueError as error:
-        _leave(f"--options is not JSON: {error}")
+        _leave(f"--options is not JSON: {error}", 2)
     if not isinstance(options, dict):
-        _leave("--options must be a JSON object.")
+        _leave("--options must be a JSON object.", 2)
     return options | ({"target": target} if target else {}) or None
 
 

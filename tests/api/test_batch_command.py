@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,27 @@ class TestClient:
                 client.batches.submit()
             with pytest.raises(ValueError, match="either files, an archive or a manifest"):
                 client.batches.submit(files=[photos / "a.jpg"], archive=photos / "a.jpg")
+
+
+def test_results_that_cannot_be_written_are_kept(sqlite_api: Api, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").unlink()
+    out = tmp_path / f"{'x' * 300}.csv"
+    with sqlite_api.working():
+        result = invoke(sqlite_api, str(photos), "--out", str(out))
+    assert result.exit_code == 1
+    assert "File name too long" in result.stderr
+    again = re.search(r"`pawlens batch (batch_\w+) --out FILE`", result.stderr)
+    assert again, result.stderr
+    good = tmp_path / "good.csv"
+    assert invoke(sqlite_api, again[1], "--out", str(good)).exit_code == 0
+    assert len(rows_of(good)) == 3
+
+
+def test_a_download_that_fails_leaves_no_part(sqlite_api: Api, photos: Path, tmp_path: Path) -> None:
+    with PawlensClient(str(sqlite_api.http.base_url)) as client:
+        made = client.batches.submit(files=[photos / "a.jpg"])
+        taken = tmp_path / "taken.csv"
+        taken.mkdir()
+        with pytest.raises(IsADirectoryError):
+            client.batches.download(made["id"], taken, "csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets", "taken.csv"]

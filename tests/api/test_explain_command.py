@@ -38,6 +38,31 @@ def test_no_method_at_all_is_refused(picture: Path, tmp_path: Path, methods: str
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"), [("{", "--options is not JSON"), ("[1]", "--options must be a JSON object")]
+)
+def test_options_that_are_no_object_are_refused(
+    picture: Path, tmp_path: Path, options: str, says: str
+) -> None:
+    out = tmp_path / "out"
+    with serve({}) as server:
+        result = explain(server, str(picture), "--out", str(out), "--options", options)
+        assert "POST /v1/jobs" not in server.asked
+    assert result.exit_code == 2
+    assert result.stderr.startswith(says)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["file/out", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_named(picture: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with serve({}) as server:
+        result = explain(server, str(picture), "--out", str(tmp_path / name))
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert str(tmp_path) in result.stderr
+
+
 def test_spaces_in_the_list_and_names_that_are_not_utf_8(picture: Path, tmp_path: Path) -> None:
     out = tmp_path / os.fsdecode(b"\xe9t\xe9")
     with serve({"POST /v1/jobs": [JSONResponse(job(), 202)]}) as server:
