@@ -18,9 +18,8 @@ from api.batch_manifest import from_manifest
 from api.batch_schemas import BatchFields, BatchForm, BatchItem, BatchRequest
 from api.batch_upload import Part, Upload, receive
 from api.bodies import media_type_of, refuse_texts, values_of
-from api.forms import Limits
 from api.problems import from_validation
-from api.submissions import MAX_FIELD_BYTES, MAX_FIELDS, decode_base64
+from api.submissions import LIMITS, decode_base64
 from core.errors import (
     BadRequest,
     InvalidRequest,
@@ -62,7 +61,7 @@ async def read_batch(request: Request, settings: Settings) -> AskedBatch:
             body = await _small_body(request, settings)
             asked = await to_thread.run_sync(_from_json, body, settings)
         elif kind == "multipart/form-data":
-            upload = await receive(request, Limits(settings.max_batch_items, MAX_FIELDS, MAX_FIELD_BYTES))
+            upload = await receive(request, replace(LIMITS, files=settings.max_batch_items))
             try:
                 asked = await to_thread.run_sync(_from_form, upload, settings)
             except BaseException:

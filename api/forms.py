@@ -1,4 +1,4 @@
-"""``multipart/form-data`` (RFC 7578), parsed as it arrives: text is kept, files go where the caller wants.
+"""Forms: ``multipart/form-data`` (RFC 7578), parsed as it arrives, and the other one, which has no files.
 
 Starlette's own parser opens a spooled file for each part, and moves it to a disk from a megabyte on; here one
 picture stays in memory, where it is wanted anyway, and thousands go into one file (:mod:`api.batch_upload`).
@@ -6,12 +6,12 @@ picture stays in memory, where it is wanted anyway, and thousands go into one fi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
+from urllib.parse import parse_qsl
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.requests import Request
 
 from core.errors import BadRequest, PawlensError
@@ -70,100 +70,111 @@ async def read_multipart(
         PawlensError: ``too_many_files``, when it has.
     """
     reader = _Reader(files, limits, too_many_files)
+    _, options = parse_options_header(request.headers.get("content-type", ""))
     try:
-        _, options = parse_options_header(request.headers.get("content-type"))
-        if not options.get(b"boundary"):
+        if not options.get("boundary"):
             raise BadRequest("The Content-Type of the form names no boundary.")
-        parser = MultipartParser(options[b"boundary"], reader.callbacks)  # it refuses long boundaries
+        # As Latin-1 each byte is a character, and none is refused: see _decoded.
+        parser = PushMultipartParser(options["boundary"], header_charset="latin-1")
         async for chunk in request.stream():
-            parser.write(chunk)
+            if chunk:  # an empty one would say that there are no more
+                reader.take(parser.parse(chunk))
             if after_chunk is not None:
                 await after_chunk()
-        parser.finalize()
     # What is left of the body is not read, so that the connection cannot serve another request.
-    except FormParserError as error:
+    except MultipartError as error:
         raise BadRequest(
             f"The form does not parse: {str(error)[:200]}", headers={"Connection": "close"}
         ) from error
     except PawlensError as error:
         error.headers.setdefault("Connection", "close")
         raise
-    if not reader.is_whole:
-        raise BadRequest("The form ends before its closing boundary.")
+    try:
+        parser.close()
+    except MultipartError as error:
+        raise BadRequest("The form ends before its closing boundary.") from error
     return reader.fields
 
 
 class _Reader:
-    """What the parser calls."""
+    """Takes what the parser finds: the head of a part, pieces of its content, and None at its end."""
 
     def __init__(self, files: Files, limits: Limits, too_many_files: PawlensError) -> None:
         self.fields: list[tuple[str, str]] = []
-        self.is_whole = False
         self._sink, self._limits, self._too_many_files = files, limits, too_many_files
-        self._header_name = self._header_value = b""
-        self._headers: dict[bytes, bytes] = {}
         self._field = ""
         self._file: FileHead | None = None  # while the part is one
         self._text = bytearray()
         self._files = 0
 
-    @property
-    def callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._headers.clear,
-            "on_header_field": self._on_header_name,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._on_header_end,
-            "on_headers_finished": self._on_headers_finished,
-            "on_part_data": self._on_data,
-            "on_part_end": self._on_part_end,
-            "on_end": self._on_end,
-        }
+    def take(self, found: Iterable[MultipartSegment | bytearray | bytes | None]) -> None:
+        for part in found:
+            if part is None:
+                self._end()
+            elif isinstance(part, MultipartSegment):
+                self._begin(part)
+            elif self._file is not None:
+                self._sink.write(bytes(part))
+            else:
+                self._add_text(part)
 
-    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        self._headers[self._header_name.lower()] = self._header_value
-        self._header_name = self._header_value = b""
-
-    def _on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if b"name" not in options:
+    def _begin(self, part: MultipartSegment) -> None:
+        if not part.name:
             raise BadRequest("A part of the form has no name in its Content-Disposition.")
-        self._field = _decoded(options[b"name"])
+        self._field = _decoded(part.name.encode("latin-1"))
         self._file = None
-        if b"filename" in options:
-            media_type = _decoded(self._headers.get(b"content-type", b"")).partition(";")[0].strip().lower()
+        if part.filename is not None:
             self._files += 1
             if self._files > self._limits.files:
                 raise self._too_many_files
-            self._file = FileHead(self._field, _decoded(options[b"filename"]), media_type)
+            name = _decoded(part.filename.encode("latin-1"))
+            self._file = FileHead(self._field, name, part.content_type or "")
         elif len(self.fields) >= self._limits.fields:
-            raise BadRequest(f"The form has more than {self._limits.fields} fields.")
+            raise _too_many_fields(self._limits)
 
-    def _on_data(self, data: bytes, start: int, end: int) -> None:
-        if self._file is not None:
-            self._sink.write(data[start:end])
-            return
-        self._text += data[start:end]
+    def _add_text(self, data: bytes | bytearray) -> None:
+        self._text += data
         if len(self._text) > self._limits.field_bytes:
-            raise BadRequest(
-                f"{self._field[:100]}: a text field has {self._limits.field_bytes:,} bytes at most."
-            )
+            raise _too_long(self._field, self._limits)
 
-    def _on_part_end(self) -> None:
+    def _end(self) -> None:
         if self._file is not None:
             self._sink.end(self._file)
         else:
             self.fields.append((self._field, _decoded(bytes(self._text))))
             self._text.clear()
 
-    def _on_end(self) -> None:
-        self.is_whole = True
+
+async def read_urlencoded(request: Request, limits: Limits) -> list[tuple[str, str]]:
+    """The fields of ``application/x-www-form-urlencoded`` (https://url.spec.whatwg.org/#urlencoded-parsing).
+
+    Raises:
+        BadRequest: it has too many fields, or one that is too long.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limits.fields * limits.field_bytes:
+            refusal = BadRequest("The form is too long. Send a picture as multipart/form-data.")
+            refusal.headers["Connection"] = "close"
+            raise refusal
+    try:
+        found = parse_qsl(bytes(body), keep_blank_values=True, max_num_fields=limits.fields)
+    except ValueError as error:
+        raise _too_many_fields(limits) from error
+    fields = [(_decoded(name), _decoded(value)) for name, value in found]
+    for name, value in fields:
+        if len(value) > limits.field_bytes:
+            raise _too_long(name, limits)
+    return fields
+
+
+def _too_many_fields(limits: Limits) -> BadRequest:
+    return BadRequest(f"The form has more than {limits.fields} fields.")
+
+
+def _too_long(field: str, limits: Limits) -> BadRequest:
+    return BadRequest(f"{field[:100]}: a text field has {limits.field_bytes:,} bytes at most.")
 
 
 def _decoded(data: bytes) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from api.bodies import media_type_of, parsed_json, refuse_texts, values_of
-from api.forms import FileHead, InMemory, Limits, read_multipart
+from api.forms import FileHead, InMemory, Limits, read_multipart, read_urlencoded
 from api.job_fields import JobFields, JobForm, JobRequest
 from api.problems import from_validation
 from api.values import cleaned
@@ -24,8 +24,7 @@ from core.network.urls import check_url
 from core.settings import Settings
 from core.vision import images
 
-MAX_FIELD_BYTES = 64 * 1024
-MAX_FIELDS = 20
+LIMITS = Limits(files=1, fields=20, field_bytes=64 * 1024)
 SMALL_BODY_BYTES = 64 * 1024
 
 
@@ -100,13 +99,10 @@ async def read_form(request: Request) -> Form:
         BadRequest: it does not parse, or has more than one file, or too much text.
     """
     if not media_type_of(request).startswith("multipart/"):
-        sent = await request.form(max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-        return Form([(key, value) for key, value in sent.multi_items() if isinstance(value, str)], None)
+        return Form(await read_urlencoded(request, LIMITS), None)
     given = InMemory()
     too_many = BadRequest("The form has more than one file. Send many pictures to /v1/batches.")
-    texts = await read_multipart(
-        request, given, Limits(1, MAX_FIELDS, MAX_FIELD_BYTES), too_many_files=too_many
-    )
+    texts = await read_multipart(request, given, LIMITS, too_many_files=too_many)
     return Form(texts, given.files[0] if given.files else None)
 
 

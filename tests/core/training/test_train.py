@@ -113,7 +113,7 @@ def test_a_process_that_is_killed_by_the_system(finished: Configuration, tmp_pat
         [sys.executable, "-m", "core.training.train", str(file), "--device", "cpu"], stderr=subprocess.DEVNULL
     )
     try:
-        eventually(lambda: log.exists() and log.read_text().count("\n") >= 4)
+        eventually(lambda: log.exists() and log.read_text().count("\n") >= 4, seconds=120)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -153,7 +153,7 @@ def test_sigterm_writes_a_checkpoint(tmp_path: Path, cache: Path) -> None:
         text=True,
     )
     try:
-        eventually(lambda: log.exists() and log.read_text().count("\n") >= 2)
+        eventually(lambda: log.exists() and log.read_text().count("\n") >= 2, seconds=120)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     finally:
