@@ -159,10 +159,15 @@ async def read_urlencoded(request: Request, limits: Limits) -> list[tuple[str, s
             refusal.headers["Connection"] = "close"
             raise refusal
     try:
-        found = parse_qsl(bytes(body), keep_blank_values=True, max_num_fields=limits.fields)
+        found = parse_qsl(
+            body.decode("latin-1"),  # as above; of bytes, it would take no others than ASCII
+            keep_blank_values=True,
+            encoding="latin-1",
+            max_num_fields=limits.fields,
+        )
     except ValueError as error:
         raise _too_many_fields(limits) from error
-    fields = [(_decoded(name), _decoded(value)) for name, value in found]
+    fields = [(_decoded(name.encode("latin-1")), _decoded(value.encode("latin-1"))) for name, value in found]
     for name, value in fields:
         if len(value) > limits.field_bytes:
             raise _too_long(name, limits)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.forms import FileHead, InMemory, Limits, read_multipart
+from api.forms import FileHead, InMemory, Limits, read_multipart, read_urlencoded
 from core.errors import BadRequest, InvalidRequest
 
 PICTURE = bytes(range(256)) * 3 + b"\r\n--not-the-boundary\r\n\r\n"
@@ -91,3 +91,36 @@ def test_every_end_but_the_last_is_too_early() -> None:
         with pytest.raises(BadRequest):
             read(kind, body[:cut])
     assert read(kind, body[:end])[0] == list(TEXTS.items())
+
+
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"a=K%C3%A4fer+und+Hund&b=", [("a", "Käfer und Hund"), ("b", "")]),
+        ("ä=ü".encode(), [("ä", "ü")]),
+        (b"a=%fcber", [("a", "über")]),  # of clients that send Latin-1
+        (b"a=1&a=2&c", [("a", "1"), ("a", "2"), ("c", "")]),
+        (b"", []),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1 << 16])
+def test_the_form_without_files(body: bytes, fields: list[tuple[str, str]], size: int) -> None:
+    request: Any = Arriving(URLENCODED, body, size)
+    assert asyncio.run(read_urlencoded(request, ROOM)) == fields
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"a&b&c&d", "more than 3 fields"),
+        (b"a=" + b"x" * 101, "a: a text field has 100 bytes at most"),
+        (b"a=" + b"x" * 300, "form is too long"),
+    ],
+)
+def test_limits_of_the_form_without_files(body: bytes, says: str) -> None:
+    request: Any = Arriving(URLENCODED, body, 64)
+    with pytest.raises(BadRequest, match=says):
+        asyncio.run(read_urlencoded(request, ROOM))
