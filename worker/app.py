@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from core.broker import TASKS, BrokerUnavailable, celery_app, publish
 from core.database import Database
-from core.errors import DeviceFailed, ServiceUnavailable
+from core.errors import DeviceFailed, ServiceUnavailable, StorageFull
 from core.jobs.rescue import release_worker, rescue
 from core.jobs.states import Queue
 from core.logs import configure_logging
@@ -67,7 +67,15 @@ def _start_in_child(**_: Any) -> None:
     from worker.runtime import Runtime  # noqa: PLC0415
 
     _configure_logging()
-    _runtime = Runtime(settings, queues, WORKER_ID)
+    try:
+        _runtime = Runtime(settings, queues, WORKER_ID)
+    except Exception:
+        # Celery would log it and go on: a worker that takes every hint and does nothing with it.
+        logger.exception("the worker cannot start, leaving")
+        logging.shutdown()
+        if queues != [Queue.IO]:
+            os.kill(os.getppid(), signal.SIGTERM)  # its supervisor knows what to do, the pool would hurry
+        os._exit(1)
     if queues != [Queue.IO]:
         signal.signal(STOP_SIGNAL, lambda *_: _runtime.stopping.set())
 
@@ -135,7 +143,7 @@ def _in_parent(work: Callable[[Session], Result]) -> Result | None:
     try:
         with database.write() as session:
             return work(session)
-    except ServiceUnavailable as error:
+    except (ServiceUnavailable, StorageFull) as error:
         logger.warning("leases run out by themselves, the database is away: %s", error.__cause__)
         return None
     finally:
@@ -151,7 +159,7 @@ def _drain(task: Task, queue: Queue) -> None:
     assert _runtime is not None
     try:
         more = _runtime.drain(queue, lease_owner(task.request.id))
-    except ServiceUnavailable as error:
+    except (ServiceUnavailable, StorageFull) as error:
         logger.warning("leaving the task: %s", error.__cause__ or error)
         return
     except DeviceFailed:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from core.database import Database
-from core.errors import ServiceUnavailable
+from core.errors import ServiceUnavailable, StorageFull
 from core.jobs import claims, workers
 from core.jobs.claims import Claim
 from core.jobs.states import JobState, Queue
@@ -47,7 +47,7 @@ class LeaseKeeper:
 
     def start(self) -> None:
         """Register the worker and begin to beat. The worker's row is what readiness looks at."""
-        self.beat()
+        self._beat_if_possible()  # else at the next beat: a worker may start before its database does
         self._thread.start()
 
     def stop(self) -> None:
@@ -98,9 +98,12 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._heartbeat_seconds):
-            try:
-                self.beat()
-            except ServiceUnavailable as error:
-                logger.warning("heartbeat missed: %s", error.__cause__)
-            except Exception:
-                logger.exception("heartbeat failed")
+            self._beat_if_possible()
+
+    def _beat_if_possible(self) -> None:
+        try:
+            self.beat()
+        except (ServiceUnavailable, StorageFull) as error:
+            logger.warning("heartbeat missed: %s", error.__cause__)
+        except Exception:
+            logger.exception("heartbeat failed")

@@ -100,6 +100,10 @@ class Child:
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (self.quick_deaths - 1), LONGEST_PAUSE_SECONDS)
         self.restart_at = now + pause
 
+    def postpone(self) -> None:
+        """Try once more after the longest pause."""
+        self.restart_at = time.monotonic() + LONGEST_PAUSE_SECONDS
+
     def terminate(self) -> None:
         """Ask the process, and it alone, to end: how its own children end is its affair."""
         if self._process is not None:

@@ -144,12 +144,19 @@ class Supervisor:
             if how := child.reap():
                 self._mourn(child, how)
             if child.restart_at is not None and time.monotonic() >= child.restart_at:
-                child.start()
+                self._start_again(child)
         if time.monotonic() >= self._rotate_at:
             self._rotate_at = time.monotonic() + ROTATE_SECONDS
             self._rotate_logs()
         if not self.is_ready:
             self._look_for_readiness()
+
+    def _start_again(self, child: Child) -> None:
+        try:
+            child.start()
+        except OSError as error:  # no memory for another process, say, which may be what the last one died of
+            child.postpone()
+            self.say(f"{child.name:<9}cannot be started now: {error.strerror}")
 
     def _rotate_logs(self) -> None:
         for child in self.children:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,6 +121,34 @@ def test_sigterm_lets_the_batch_finish(folder: Path, database_url: str) -> None:
         job = service.http.get(f"/v1/jobs/{job_id}").json()
         assert (job["status"], job["attempt"]) == ("succeeded", 1)
         assert service.workers()["predict"] == 0  # it signed off
+
+
+def test_a_worker_that_cannot_start_ends(folder: Path, sqlite_url: str) -> None:
+    """Whoever started it sees that. One that lived on would take every hint and do nothing with it."""
+    service = Service(folder, sqlite_url, engine="resnet", weights=folder / "none.json")
+    try:
+        service.valkey.start()
+        worker = service.start_worker("predict")
+        assert worker.wait(timeout=60) is not None
+        assert "the worker cannot start, leaving" in service.log("predict")
+    finally:
+        service.stop()
+
+
+def test_a_child_that_starts_while_the_database_is_away_works_when_it_is_back(
+    folder: Path, sqlite_url: str
+) -> None:
+    with running(folder, sqlite_url, "predict") as service:
+        file = Path(sqlite_url.removeprefix("sqlite:///"))
+        lock = sqlite3.connect(file, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")  # nobody writes for longer than anybody waits
+        service.child_of("predict").kill()
+        eventually(
+            lambda: "heartbeat missed" in service.log("predict"), what="a start without it", seconds=60
+        )
+        lock.rollback()
+        lock.close()
+        assert service.wait(service.post(PHOTOS[0])["id"])["status"] == "succeeded"
 
 
 def test_sigterm_puts_back_what_cannot_finish_in_time(folder: Path, database_url: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from core import database as database_module
 from core.database import Database, db_now
@@ -179,9 +180,21 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def test_a_worker_does_not_start_without_its_database(tmp_path: Path) -> None:
-    """It is started again by whoever started it; a worker that nobody sees would be of no use."""
-    missing = Database(f"sqlite:///{tmp_path / 'no-such-folder' / 'pawlens.db'}")
-    with pytest.raises(ServiceUnavailable):
-        keeper_of(missing).start()
-    missing.dispose()
+def test_a_worker_that_starts_before_its_database_signs_in_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a power cut, when all start at once."""
+    write, away = database.write, True
+
+    @contextmanager
+    def write_if_there() -> Iterator[Session]:
+        if away:
+            raise ServiceUnavailable("not yet")
+        with write() as session:
+            yield session
+
+    monkeypatch.setattr(database, "write", write_if_there)
+    with started(keeper_of(database, beat=0.02)):
+        assert workers(database) == []
+        away = False
+        eventually(lambda: workers(database), what="the worker's row")

@@ -1,5 +1,6 @@
 """``pawlens up`` for real: every process of the service, with the engine that needs no network."""
 
+import errno
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -190,6 +192,42 @@ def test_a_child_that_cannot_start_ends_it_with_its_log(lone: tuple[Supervisor, 
     assert "5 times in a row" in verdict
     assert verdict.endswith("\n".join(["the tank is empty"] * 5))
     assert not any(child.is_running for child in supervisor.children)
+
+
+def test_a_process_that_cannot_be_made_now_is_made_later(
+    lone: tuple[Supervisor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when memory ran out, of which the last one died."""
+    monkeypatch.setattr("worker.processes.LONGEST_PAUSE_SECONDS", 0.2)
+    supervisor, said = lone
+    supervisor.beat = child_that(supervisor.beat, "import time; time.sleep(600)")
+    popen, failures = (
+        subprocess.Popen,
+        [BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")] * 2,
+    )
+
+    def popen_later(*given: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return popen(*given, **more)
+
+    def kill_and_stop() -> None:
+        try:
+            eventually(lambda: supervisor.beat.pid, within=60)
+            first = supervisor.beat.pid
+            assert first is not None
+            monkeypatch.setattr("worker.processes.subprocess.Popen", popen_later)
+            os.kill(first, signal.SIGKILL)
+            eventually(lambda: supervisor.beat.pid not in (None, first), within=60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=kill_and_stop)
+    stopper.start()
+    assert supervisor.run() == 0
+    stopper.join()
+    assert failures == []
+    assert said.count("beat     cannot be started now: Resource temporarily unavailable") == 2
 
 
 def test_a_child_that_ignores_sigterm_is_killed(lone: tuple[Supervisor, list[str]]) -> None:
