@@ -33,6 +33,7 @@ JOBS_PER_HINT = 16
 """A predict worker takes a micro-batch for each hint, so there is no need of a hint for each job."""
 
 MAX_HINTS = 1000
+"""In a queue. Where so many lie, no worker is idle; each takes about a kilobyte of Redis."""
 
 
 class BrokerUnavailable(Exception):
@@ -108,7 +109,7 @@ def hints_for(queue: Queue, jobs: int) -> int:
 
 
 def publish(settings: Settings, queue: Queue, count: int = 1) -> None:
-    """Send ``count`` hints to the workers of a queue.
+    """Send ``count`` hints to the workers of a queue, or as many as are missing there from :data:`MAX_HINTS`.
 
     Raises:
         BrokerUnavailable: Redis does not answer within its timeouts, or all connections wait for that.
@@ -116,7 +117,8 @@ def publish(settings: Settings, queue: Queue, count: int = 1) -> None:
     app = celery_app(settings.redis)
     try:
         with app.producer_pool.acquire(block=True, timeout=5) as producer:
-            for _ in range(count):
+            waiting = producer.channel.client.llen(queue)  # which adds the prefix itself
+            for _ in range(min(count, MAX_HINTS - waiting)):
                 app.send_task(TASKS[queue], queue=str(queue), producer=producer, retry=False)
     except (OperationalError, LimitExceeded, redis.RedisError, OSError) as error:
         raise BrokerUnavailable(str(error)) from error

