@@ -53,6 +53,16 @@ Result = TypeVar("Result")
 
 BUSY_TIMEOUT_MS = 15_000
 
+# A server whose machine is gone answers nothing, and by the kernel's own defaults that is noticed after a
+# quarter of an hour. https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_POSTGRES_TIMEOUTS = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 15_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
 
 class UtcTime(TypeDecorator[datetime]):
     """An aware UTC time. SQLite keeps it as text with microseconds, which sorts as time does."""
@@ -182,7 +192,7 @@ class Database:
         if url.startswith("sqlite"):
             arguments["connect_args"] = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
         else:
-            arguments |= {"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}}
+            arguments |= {"pool_pre_ping": True, "connect_args": _POSTGRES_TIMEOUTS}
         self.engine: Engine = create_engine(url, **arguments)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
@@ -208,11 +218,16 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that commits at the end of the block, or rolls back when the block raises."""
-        with _translated(), Session(self._writing, expire_on_commit=False) as session, session.begin():
+        with (
+            _translated(_NO_LONGER_FIRST),
+            Session(self._writing, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def write_until(self, work: Callable[[Session], Result], *, give_up_after: float) -> Result:
-        """Run ``work`` in a writing transaction; when the database is away, try again for so many seconds.
+        """Run ``work`` in a writing transaction; when the database is away or full, try again for so many
+        seconds.
 
         For what must not be lost to a short outage: a finished result, a released lease.
         """
@@ -221,10 +236,10 @@ class Database:
             try:
                 with self.write() as session:
                     return work(session)
-            except ServiceUnavailable as error:
+            except (ServiceUnavailable, StorageFull) as error:
                 if time.monotonic() + pause > deadline:
                     raise
-                logger.warning("database away, trying again: %s", error.__cause__ or error)
+                logger.warning("database away or full, trying again: %s", error.__cause__ or error)
                 time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
                 pause = min(pause * 2, 2.0)
 
@@ -257,7 +272,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(*more_states: str) -> Iterator[None]:
     """Turn the driver's ways of saying "full" and "away" into errors that know their status."""
     try:
         yield
@@ -265,7 +280,7 @@ def _translated() -> Iterator[None]:
         reason = str(error.orig).lower()
         if "disk is full" in reason or getattr(error.orig, "sqlstate", None) == "53100":
             raise StorageFull("The database's disk is full. Free space or shorten the retention.") from error
-        if error.connection_invalidated or (isinstance(error, OperationalError) and _is_outage(error)):
+        if error.connection_invalidated or _is_outage(error, _OUTAGE_STATES + more_states):
             raise _away() from error
         raise
     except PoolTimeout as error:  # every connection of the pool is in use
@@ -274,15 +289,19 @@ def _translated() -> Iterator[None]:
 
 # PostgreSQL classes: connection exceptions, too many connections, shutting down, serialisation and deadlock.
 _OUTAGE_STATES = ("08", "53300", "57P0", "40001", "40P01")
+_NO_LONGER_FIRST = "25006"  # a read-only transaction where none was asked for: another server took over
 _OUTAGE_WORDS = ("locked", "busy", "unable to open", "disk i/o")  # SQLite's
 
 
-def _is_outage(error: OperationalError) -> bool:
+def _is_outage(error: DBAPIError, states: tuple[str, ...]) -> bool:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(states)
+    if not isinstance(error, OperationalError):
+        return False
     if isinstance(error.orig, sqlite3.Error):
         return any(word in str(error.orig).lower() for word in _OUTAGE_WORDS)
-    state = getattr(error.orig, "sqlstate", None)
-    # Without a state the server has not spoken: no route, no such name, refused, timed out, hung up.
-    return state is None or str(state).startswith(_OUTAGE_STATES)
+    return True  # the server has not spoken: no route, no such name, refused, timed out, hung up
 
 
 def _away() -> PawlensError:

@@ -173,6 +173,27 @@ def test_a_server_that_is_away(where: str) -> None:
         database.dispose()
 
 
+def test_a_server_that_is_not_the_first_one_any_more(postgres_database: Database) -> None:
+    """Another has taken over, and this one takes no writes until the name leads to the other."""
+    with postgres_database.write() as session:
+        name = session.scalar(text("SELECT current_database()"))
+        session.execute(text(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'))
+    postgres_database.dispose()  # the setting is that of new connections
+    with pytest.raises(ServiceUnavailable), postgres_database.write() as session:
+        add(session, "a")
+    assert names(postgres_database) == []
+
+
+def test_a_machine_that_is_gone_is_given_up_in_seconds(postgres_database: Database) -> None:
+    with postgres_database.read() as session:
+        connection = session.connection().connection.driver_connection
+        assert connection is not None
+        given = connection.info.get_parameters()
+    assert int(given["tcp_user_timeout"]) <= 20_000
+    idle, count, interval = (int(given[f"keepalives_{name}"]) for name in ("idle", "count", "interval"))
+    assert idle + count * interval < 60
+
+
 def test_errors_that_waiting_does_not_cure_are_not_hidden(database: Database) -> None:
     tries: list[None] = []
 
@@ -193,13 +214,17 @@ def test_a_full_disk_says_so_and_changes_nothing(sqlite_database: Database) -> N
 
     event.listen(sqlite_database.engine, "connect", limit)
 
+    tries: list[None] = []
+
     def work(session: Session) -> None:
+        tries.append(None)
         add(session, "a")
         insert_new(session, Blob.__table__, [{"sha256": "a" * 64, "size": 1, "data": bytes(1 << 20)}])  # type: ignore[arg-type]
 
     with pytest.raises(StorageFull) as refusal:
-        sqlite_database.write_until(work, give_up_after=60)
+        sqlite_database.write_until(work, give_up_after=1)
     assert refusal.value.status == 507
+    assert len(tries) > 1, "somebody may free space meanwhile"
     assert names(sqlite_database) == []
 
 
