@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from functools import partial
 
 from core.broker import BrokerUnavailable, publish
 from core.database import Database
-from core.errors import PawlensError, ServiceUnavailable
+from core.errors import PawlensError, ServiceUnavailable, StorageFull
 from core.jobs import claims, results
 from core.jobs.blobs import Picture
 from core.jobs.claims import Claim, LeaseLost
@@ -19,6 +20,7 @@ from core.vision import images
 from worker.draining import drain
 from worker.fetcher import fetch
 from worker.leases import LeaseKeeper
+from worker.origins import Origins, origin
 from worker.writing import write_outcome
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Downloader:
         self._keeper = keeper
         self._stopping = stopping
         self._places = threading.BoundedSemaphore(settings.fetch_concurrency)
+        self._origins = Origins(settings.fetch_concurrency, slow_seconds=settings.fetch_timeout_seconds / 2)
 
     def drain(self, owner: str, seconds: float = math.inf) -> bool:
         """Download one after the other until none is left or the time is up; True when there may be more.
@@ -56,14 +59,29 @@ class Downloader:
         return True
 
     def _claim(self, owner: str) -> Claim | None:
-        with self._database.write() as session:
-            lease = self._settings.lease_seconds
-            found = claims.claim_fetches(session, owner=owner, limit=1, lease_seconds=lease)
-        return found[0] if found else None
+        with self._origins.choosing() as closed:
+            if closed is None:
+                return None
+            if closed and not self._can_fetch(closed):
+                self._origins.found_nothing()
+                return None
+            with self._database.write() as session:
+                lease = self._settings.lease_seconds
+                found = claims.claim_fetches(
+                    session, owner=owner, limit=1, lease_seconds=lease, except_origins=closed
+                )
+            if not found:
+                return None
+            self._origins.enter(origin(found[0].source_url or ""))
+        return found[0]
+
+    def _can_fetch(self, closed: list[str]) -> bool:
+        with self._database.read() as session:
+            return claims.can_fetch(session, except_origins=closed)
 
     def _download(self, claim: Claim) -> None:
         try:
-            picture = self._fetch(claim.source_url or "")
+            picture = self._fetched(claim.source_url or "")
         except PawlensError as error:
             self._record_failure(claim, error)
             return
@@ -81,11 +99,21 @@ class Downloader:
         except LeaseLost:
             logger.warning("download dropped: the job is no longer this attempt's")
             return
+        except StorageFull as error:  # a failure is smaller than a picture, and may find room
+            self._record_failure(claim, error)
+            return
         logger.info("downloaded", extra={"bytes": len(picture.data)})
         try:
             publish(self._settings, queue)
         except BrokerUnavailable:
             logger.warning("no broker: the dispatcher will hint later")
+
+    def _fetched(self, url: str) -> Picture:
+        started = time.monotonic()
+        try:
+            return self._fetch(url)
+        finally:
+            self._origins.leave(origin(url), time.monotonic() - started)
 
     def _fetch(self, url: str) -> Picture:
         settings = self._settings

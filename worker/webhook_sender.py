@@ -7,8 +7,6 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 
@@ -23,6 +21,7 @@ from core.logs import log_context
 from core.network import GuardedTransport, Resolve, system_resolver
 from core.settings import Settings
 from worker.draining import drain
+from worker.origins import Origins, origin
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +47,11 @@ class WebhookSender:
         self._stopping = stopping
         self._resolve = resolve
         self._places = threading.BoundedSemaphore(settings.webhook_concurrency)
-        self._lock = threading.Lock()
-        self._busy: Counter[str] = Counter()  # deliveries under way, by origin
+        self._origins = Origins(
+            settings.webhook_concurrency,
+            each=settings.webhook_concurrency_per_receiver,
+            slow_seconds=settings.webhook_timeout_seconds / 2,
+        )
 
     def drain(self, seconds: float = math.inf) -> bool:
         """Send one after the other until none is left or the time is up; True when there may be more.
@@ -62,36 +64,30 @@ class WebhookSender:
         claim = self._claim()
         if claim is None:
             return False
-        try:
-            with log_context(job=claim.subject_id):
-                self._deliver(claim)
-        finally:
-            self._leave(origin(claim.url))
+        with log_context(job=claim.subject_id):
+            self._deliver(claim)
         return True
 
     def _claim(self) -> Claim | None:
-        # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
-        with self._database.read() as session:
-            if not deliveries.ready(session, at_most=1):
+        with self._origins.choosing() as closed:
+            if closed is None:
                 return None
-        with self._lock:  # so that two threads do not both take a receiver's last place
-            at_most = self._settings.webhook_concurrency_per_receiver
-            full = [busy for busy, count in self._busy.items() if count >= at_most]
+            # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
+            with self._database.read() as session:
+                if not deliveries.ready(session, at_most=1, except_origins=closed):
+                    if closed:
+                        self._origins.found_nothing()
+                    return None
             with self._database.write() as session:
                 lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
-                claim = deliveries.claim(session, lease_seconds=lease, except_origins=full)
+                claim = deliveries.claim(session, lease_seconds=lease, except_origins=closed)
             if claim is not None:
-                self._busy[origin(claim.url)] += 1
+                self._origins.enter(origin(claim.url))
         return claim
-
-    def _leave(self, receiver: str) -> None:
-        with self._lock:
-            self._busy[receiver] -= 1
-            if not self._busy[receiver]:
-                del self._busy[receiver]
 
     def _deliver(self, claim: Claim) -> None:
         outcome = self._send(claim)
+        self._origins.leave(origin(claim.url), outcome.seconds, rest=deliveries.throttled_for(outcome))
         state = self._database.write_until(
             lambda session: deliveries.record(session, claim, outcome),
             give_up_after=LEASE_MARGIN_SECONDS,
@@ -126,7 +122,7 @@ class WebhookSender:
             ):
                 status = response.status_code
                 retry_after = _retry_after(response, claim)
-                _read_some(response.iter_raw())
+                _read_some(response)
         except UrlBlocked as refusal:
             error = refusal.detail
         except httpx.TimeoutException:
@@ -142,12 +138,6 @@ class WebhookSender:
         return Outcome(status, time.monotonic() - started, error, retry_after)
 
 
-def origin(url: str) -> str:
-    """Where a URL leads, as the beginning that it has in common with all that lead there."""
-    parsed = httpx.URL(url)
-    return f"{parsed.scheme}://{parsed.netloc.decode('ascii')}/"
-
-
 def _request(claim: Claim) -> httpx.Request:
     body = claim.payload.encode()
     signed = signatures.headers(claim.secrets, claim.id, int(claim.now.timestamp()), body)
@@ -155,12 +145,16 @@ def _request(claim: Claim) -> httpx.Request:
     return httpx.Request("POST", claim.url, headers=plain | signed, content=body)
 
 
-def _read_some(chunks: Iterator[bytes]) -> None:
+def _read_some(response: httpx.Response) -> None:
     left = MAX_ANSWER_BYTES
-    for chunk in chunks:
-        left -= len(chunk)
-        if left <= 0:
-            return
+    try:
+        for chunk in response.iter_raw():
+            left -= len(chunk)
+            if left <= 0:
+                return
+    except (httpx.HTTPError, httpx.StreamError):
+        if not response.is_success:  # else it has said that it has it, however it goes on
+            raise
 
 
 def _retry_after(response: httpx.Response, claim: Claim) -> float | None:
@@ -170,5 +164,5 @@ def _retry_after(response: httpx.Response, claim: Claim) -> float | None:
         return float(value[:12])
     try:
         return max((parsedate_to_datetime(value) - claim.now).total_seconds(), 0.0)
-    except (ValueError, TypeError):  # TypeError: a date without a zone
+    except (ValueError, TypeError, OverflowError):  # TypeError: a date without a zone
         return None

@@ -6,13 +6,13 @@ A worker that was stopped for so long that its job went to another finds no row 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Float, Select, bindparam, func, select, tuple_, update
+from sqlalchemy import CTE, ColumnElement, Float, Select, bindparam, func, not_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -118,9 +118,19 @@ def _claiming(ready: Select[str]) -> Move:
     )
 
 
-def claim_fetches(session: Session, *, owner: str, limit: int, lease_seconds: float) -> list[Claim]:
-    """Take up to ``limit`` jobs whose URL is to be downloaded. They stay in the state ``fetching``."""
-    picked = _locked(select(Job.id).where(*UNFETCHED, *due()).order_by(*BY_PRIORITY_THEN_AGE).limit(limit))
+def claim_fetches(
+    session: Session,
+    *,
+    owner: str,
+    limit: int,
+    lease_seconds: float,
+    except_origins: Collection[str] = (),
+) -> list[Claim]:
+    """Take up to ``limit`` jobs whose URL is to be downloaded and begins with none of ``except_origins``.
+
+    They stay in the state ``fetching``.
+    """
+    picked = _locked(_unfetched(except_origins).limit(limit))
     rows = session.execute(
         update(Job)
         .where(Job.id.in_(select(picked.c.id)), Job.lease_until.is_(None))  # the state: see transitions.py
@@ -129,6 +139,16 @@ def claim_fetches(session: Session, *, owner: str, limit: int, lease_seconds: fl
         .execution_options(synchronize_session=False)
     ).all()
     return _claims(rows)
+
+
+def can_fetch(session: Session, *, except_origins: Collection[str]) -> bool:
+    """Whether :func:`claim_fetches` would find any."""
+    return session.scalar(_unfetched(except_origins).limit(1)) is not None
+
+
+def _unfetched(except_origins: Collection[str]) -> Select[str]:
+    elsewhere = (not_(Job.source_url.startswith(origin, autoescape=True)) for origin in except_origins)
+    return select(Job.id).where(*UNFETCHED, *due(), *elsewhere).order_by(*BY_PRIORITY_THEN_AGE)
 
 
 def heartbeat(session: Session, claims: Iterable[Claim], *, lease_seconds: float) -> dict[str, JobState]:

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 
 from core.broker import BrokerUnavailable
 from core.database import Database, db_now
+from core.errors import StorageFull
 from core.jobs import results
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Blob, Job
@@ -140,6 +141,41 @@ def test_a_picture_over_the_limits(database: Database, tmp_path: Path, pictures:
         desk.drain()
         assert desk.error(job_id) == code
         assert desk.count_blobs() == 0
+
+
+def test_a_server_that_hangs_leaves_places_for_the_others(
+    database: Database, tmp_path: Path, pictures: Server
+) -> None:
+    """Once it is known to hang. However much there is to download from it, and older than the rest."""
+    desk = Desk(database, tmp_path, [], fetch_timeout_seconds=1, fetch_concurrency=4, max_attempts=9)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{{}}"
+        for number in range(30):
+            desk.post(url.format(number), max_attempts=9)
+        threads = [threading.Thread(target=desk.drain) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: desk.downloader._origins._slow, what="the first timeout")
+        late = desk.post(pictures.url("/cat.jpg"))
+        threads.append(threading.Thread(target=desk.drain))  # as the hint of the late one has it
+        threads[-1].start()
+        eventually(lambda: desk.job(late).state is JobState.QUEUED, seconds=5, what="the other's download")
+        desk.stopping.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_full_disk_is_not_the_pictures_fault(
+    database: Database, tmp_path: Path, pictures: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageFull("The database's disk is full.")
+
+    desk = Desk(database, tmp_path, [], lease_seconds=0.1, heartbeat_seconds=0.05)
+    job_id = desk.post(pictures.url("/cat.jpg"))
+    monkeypatch.setattr(results, "fetched", full)
+    desk.drain()
+    assert (desk.job(job_id).state, desk.error(job_id)) == (JobState.FAILED, "insufficient_storage")
 
 
 def test_what_may_pass_is_tried_again(desk: Desk, pictures: Server) -> None:

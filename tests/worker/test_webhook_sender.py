@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,22 @@ def hang(handler: Handler) -> None:
     handler.server.closing.wait()
 
 
-def a_byte_at_a_time(handler: Handler) -> None:
-    handler.send_response(200)
+def a_byte_at_a_time(handler: Handler, code: int = 200) -> None:
+    handler.send_response(code)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()
     while not handler.server.closing.wait(0.05):
         handler.wfile.write(b".")
+
+
+def a_failure_a_byte_at_a_time(handler: Handler) -> None:
+    a_byte_at_a_time(handler, 500)
+
+
+def breaks_off(handler: Handler) -> None:
+    handler.send_response(202)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
 
 
 def a_status_line_at_a_time(handler: Handler) -> None:
@@ -277,7 +288,7 @@ def test_a_redirect_is_a_failure_and_never_followed(
 
 @pytest.mark.parametrize(
     ("answer", "status_code"),
-    [(hang, None), (a_byte_at_a_time, 200), (a_status_line_at_a_time, None)],
+    [(hang, None), (a_failure_a_byte_at_a_time, 500), (a_status_line_at_a_time, None)],
     ids=["silent", "a byte at a time", "a status line at a time"],
 )
 def test_a_slow_receiver_is_left_after_the_timeout(
@@ -288,6 +299,17 @@ def test_a_slow_receiver_is_left_after_the_timeout(
     quick.drain()
     assert quick.attempt(delivery_id) == (status_code, "No complete answer within 1 seconds.")
     assert quick.state(delivery_id) is DeliveryState.PENDING
+
+
+@pytest.mark.parametrize(("answer", "code"), [(a_byte_at_a_time, 200), (breaks_off, 202)])
+def test_what_a_receiver_has_taken_is_delivered_however_its_answer_goes_on(
+    quick: Desk, receiver: Receiver, answer: Answer, code: int
+) -> None:
+    receiver.answers["/hook"] = answer
+    delivery_id = quick.end_job(receiver.url())
+    quick.drain()
+    assert quick.attempt(delivery_id) == (code, None)
+    assert quick.state(delivery_id) is DeliveryState.DELIVERED
 
 
 def test_of_an_answer_without_end_a_little_is_read(quick: Desk, receiver: Receiver) -> None:
@@ -399,6 +421,39 @@ def test_a_hanging_receiver_leaves_places_for_the_others(
         serving.join()
     for thread in threads:
         thread.join()
+
+
+def test_many_hanging_receivers_leave_half_of_the_places_to_the_others(
+    database: Database, tmp_path: Path, receiver: Receiver
+) -> None:
+    """Those that are known to hang, that is: at first each may take as many as any other."""
+    desk = Desk(database, tmp_path, webhook_timeout_seconds=1, webhook_concurrency=4)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
+        for _ in range(3):
+            for one in silent:
+                desk.end_job(f"http://127.0.0.1:{one.getsockname()[1]}/hook")
+        for thread in threads_draining(desk, 4):
+            thread.join()  # all rest now
+        assert not desk.drain()
+        late = desk.end_job(receiver.url())
+
+        def sent() -> bool:
+            desk.drain()
+            return desk.state(late) is DeliveryState.DELIVERED
+
+        eventually(sent, seconds=5, what="the other's delivery")
+
+
+@pytest.mark.parametrize("refusal", [status(429, Retry_After="60"), hang])
+def test_who_cannot_keep_up_gets_nothing_of_what_ends_afterwards(
+    quick: Desk, receiver: Receiver, refusal: Answer
+) -> None:
+    receiver.answers["/hook"] = refusal
+    for _ in range(3):
+        quick.end_job(receiver.url())
+        quick.drain()
+    assert len(receiver.received) == 1
 
 
 def test_only_so_many_send_at_once(database: Database, tmp_path: Path, receiver: Receiver) -> None:
