@@ -25,6 +25,9 @@ if _processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # slower than one thread in each; and sums are compared, to the last bit, with those of other processes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(_processes))))
 
+# The services that tests start are hundreds of processes, each of which would compile our modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 from core.database import Database
 from tests.databases import PostgresServer, TestRun, sqlite_template
 
