@@ -36,7 +36,8 @@ CHUNK_ITEMS = 100
 CHUNK_BYTES = 8 << 20
 """Of pictures in one transaction, and twice that in memory, unless a single one is larger."""
 
-REMOVE_BLOBS = 50
+REMOVE_JOBS = 50
+"""Of a batch that is deleted, in one transaction."""
 TRIES = 5
 CANCEL_SECONDS = 10.0
 
@@ -238,11 +239,10 @@ class Batching:
         return self.batch(made, owner=owner), True
 
     def delete(self, batch_id: str, *, owner: str | None) -> None:
-        with self._database.write() as session:
-            digests = retention.delete_batch(session, batch_id, owner=owner)
-        for start in range(0, len(digests), REMOVE_BLOBS):
+        gone = False
+        while not gone:
             with self._database.write() as session:
-                retention.delete_unreferenced(session, digests[start : start + REMOVE_BLOBS])
+                gone = retention.delete_batch(session, batch_id, owner=owner, limit=REMOVE_JOBS)
 
 
 def _chunks(given: Sequence[Given]) -> Iterator[list[Given]]:

@@ -25,21 +25,27 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 FORGET_WORKERS_SECONDS = 3600
-REMOVE_JOBS = 20
+REMOVE_JOBS = 50
 """In one transaction, so that on SQLite nobody waits for long to write."""
+EXPIRE_JOBS = 500
+"""The same of deadlines that have passed."""
 FORGET_DELIVERIES = 200
 """The same of the webhooks' log."""
 REMOVE_SECONDS = 1.0
-"""For removals at a time; what is left comes next time. The other duties wait meanwhile."""
+"""For removals at a time; the other duties wait meanwhile."""
+AGAIN_SECONDS = 1.0
+"""After which a duty that had to leave something goes on."""
 
 
 @dataclass
 class Duty:
-    """Something to do every so many seconds, whatever became of it the last time."""
+    """Something to do every so many seconds, whatever became of it the last time; sooner when it says, by
+    returning True, that there is more.
+    """
 
     name: str
     every: float
-    work: Callable[[], None]
+    work: Callable[[], bool | None]
     due: float = 0.0
 
 
@@ -68,10 +74,13 @@ class Maintenance:
             logger.warning("took back jobs whose lease was over", extra=asdict(rescued))
 
     def expire(self) -> None:
-        with self._database.write() as session:
-            expired = rescue.expire(session)
-        if expired:
-            logger.info("deadlines passed", extra={"jobs": expired})
+        total, expired = 0, EXPIRE_JOBS
+        while expired >= EXPIRE_JOBS:
+            with self._database.write() as session:
+                expired = rescue.expire(session, limit=EXPIRE_JOBS)
+            total += expired
+        if total:
+            logger.info("deadlines passed", extra={"jobs": total})
 
     def dispatch(self) -> None:
         """Top up each queue's hints to what its ready jobs call for.
@@ -101,32 +110,33 @@ class Maintenance:
         with self._database.write() as session:
             workers.forget(session, silent_seconds=FORGET_WORKERS_SECONDS)
 
-    def remove_old_jobs(self) -> None:
+    def remove_old_jobs(self) -> bool:
         """Remove the jobs that ended longer ago than they are to be kept, with all that is theirs."""
         if not self._settings.retention_days:
-            return
+            return False
         seconds = self._settings.retention_days * 86_400.0
         until, total = time.monotonic() + REMOVE_SECONDS, 0
         while True:
             with self._database.write() as session:
                 removed = retention.delete_finished(session, older_than_seconds=seconds, limit=REMOVE_JOBS)
             total += removed
-            if removed < REMOVE_JOBS or time.monotonic() >= until:
+            if not removed or time.monotonic() >= until:
                 break
         if total:
             logger.info("removed old jobs", extra={"jobs": total})
+        return bool(removed)
 
-    def forget_deliveries(self) -> None:
+    def forget_deliveries(self) -> bool:
         """Remove what the webhooks' log has longer than jobs are kept."""
         if not self._settings.retention_days:
-            return
+            return False
         seconds = self._settings.retention_days * 86_400.0
         until = time.monotonic() + REMOVE_SECONDS
-        while time.monotonic() < until:
+        while True:
             with self._database.write() as session:
                 gone = delivery_log.forget(session, older_than_seconds=seconds, limit=FORGET_DELIVERIES)
-            if gone < FORGET_DELIVERIES:
-                break
+            if gone < FORGET_DELIVERIES or time.monotonic() >= until:
+                return gone >= FORGET_DELIVERIES
 
     def remove_orphans(self) -> None:
         """Go on looking through all blobs for those to which nothing refers, and remove them."""
@@ -153,16 +163,18 @@ class Maintenance:
             for duty in self.duties:
                 if duty.due <= now:
                     duty.due = now + duty.every
-                    self._do(duty)
+                    if self._do(duty):
+                        duty.due = time.monotonic() + min(AGAIN_SECONDS, duty.every)
             stopping.wait(max(0.01, min(duty.due for duty in self.duties) - time.monotonic()))
 
-    def _do(self, duty: Duty) -> None:
+    def _do(self, duty: Duty) -> bool:
         try:
-            duty.work()
+            return bool(duty.work())
         except ServiceUnavailable as error:
             logger.warning("%s put off: %s", duty.name, error.__cause__)
         except Exception:
             logger.exception("%s failed", duty.name)
+        return False
 
 
 def main() -> None:

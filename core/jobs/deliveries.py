@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, literal, not_, select, update
+from sqlalchemy import ColumnElement, Select, func, insert, literal, not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
@@ -32,6 +32,9 @@ JITTER = 0.2
 """Of each pause, so that what failed together does not come back together."""
 DISABLE_AFTER_SECONDS = 120 * 3600.0
 """An endpoint that has answered nothing with 2xx for so long is disabled."""
+QUIET_SECONDS = 2 * max(SCHEDULE)
+"""After so long without a failure, longer than any pause, the next one begins to count anew: where next to
+nothing is sent, two that lie a week apart are no week of failing."""
 
 GONE = 410
 _THROTTLING = frozenset({429, 502, 504, None})  # None: no answer at all
@@ -82,19 +85,25 @@ def _due() -> tuple[ColumnElement[bool], ...]:
     return _PENDING, WebhookDelivery.next_attempt_at <= db_now()
 
 
-def ready(session: Session, *, at_most: int) -> int:
-    """How many deliveries could be sent now, counted up to ``at_most``."""
-    some = select(literal(1)).select_from(WebhookDelivery).where(*_due()).limit(at_most).subquery()
-    return session.scalar(select(func.count()).select_from(some)) or 0
+def ready(session: Session, *, at_most: int, except_origins: Collection[str] = ()) -> int:
+    """How many deliveries could be sent now, counted up to ``at_most``, but for those to these origins."""
+    some = _to_others(select(literal(1)).select_from(WebhookDelivery).where(*_due()), except_origins)
+    return session.scalar(select(func.count()).select_from(some.limit(at_most).subquery())) or 0
+
+
+def _to_others(due: Select[Any], origins: Collection[str]) -> Select[Any]:
+    """Those of them whose URL begins with none of ``origins``."""
+    if not origins:
+        return due
+    url = func.coalesce(WebhookEndpoint.url, WebhookDelivery.target)
+    with_url = due.outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+    return with_url.where(*(not_(url.startswith(origin, autoescape=True)) for origin in origins))
 
 
 def claim(session: Session, *, lease_seconds: float, except_origins: Collection[str] = ()) -> Claim | None:
     """Take what has been due the longest, unless its URL begins with one of ``except_origins``."""
-    url = func.coalesce(WebhookEndpoint.url, WebhookDelivery.target)
     picked = session.scalar(
-        select(WebhookDelivery.id)
-        .outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
-        .where(*_due(), *(not_(url.startswith(origin, autoescape=True)) for origin in except_origins))
+        _to_others(select(WebhookDelivery.id).where(*_due()), except_origins)
         .order_by(WebhookDelivery.next_attempt_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=WebhookDelivery)
@@ -172,7 +181,7 @@ def record(session: Session, claim: Claim, outcome: Outcome) -> DeliveryState | 
         .values(**changes)
         .execution_options(synchronize_session=False)
     )
-    if not outcome.delivered and outcome.status_code in _THROTTLING:
+    if throttled_for(outcome):
         _throttle(session, claim.target, outcome)
     state: DeliveryState = changes["state"]
     return state
@@ -189,13 +198,21 @@ def pause(attempt: int, outcome: Outcome) -> float | None:
     return min(max(outcome.retry_after or 0.0, scheduled), 2 * scheduled)
 
 
+def throttled_for(outcome: Outcome) -> float:
+    """Seconds for which a receiver that has answered so should get nothing else either; mostly 0."""
+    if outcome.delivered or outcome.status_code not in _THROTTLING:
+        return 0.0
+    return min(max(outcome.retry_after or 0.0, THROTTLE_SECONDS), 2 * THROTTLE_SECONDS)
+
+
 def _throttle(session: Session, target: str, outcome: Outcome) -> None:
-    """Let the receiver's other deliveries wait, too."""
-    seconds = min(max(outcome.retry_after or 0.0, THROTTLE_SECONDS), 2 * THROTTLE_SECONDS)
+    """Let the receiver's other deliveries that wait already wait longer."""
+    seconds = throttled_for(outcome)
     session.execute(
         update(WebhookDelivery)
         .where(
-            WebhookDelivery.target == target,
+            # No index of the target is to be taken: behind it lies all that was ever sent there.
+            WebhookDelivery.target.concat("") == target,
             _PENDING,
             WebhookDelivery.lease_until.is_(None),
             WebhookDelivery.attempt == 0,  # later attempts have a pause of their own
@@ -220,7 +237,9 @@ def _note_health(session: Session, endpoint_id: str, outcome: Outcome) -> bool:
     if outcome.delivered:
         session.execute(of_endpoint.where(failing_since.is_not(None)).values(failing_since=None))
         return False
-    session.execute(of_endpoint.where(failing_since.is_(None)).values(failing_since=db_now()))
+    was_quiet = or_(failing_since.is_(None), WebhookEndpoint.failed_at < db_now(-QUIET_SECONDS))
+    session.execute(of_endpoint.where(was_quiet).values(failing_since=db_now()))
+    session.execute(of_endpoint.values(failed_at=db_now()))
     hopeless = [] if outcome.status_code == GONE else [failing_since < db_now(-DISABLE_AFTER_SECONDS)]
     enabled = WebhookEndpoint.disabled_at.is_(None)
     session.execute(of_endpoint.where(enabled, *hopeless).values(disabled_at=db_now()))

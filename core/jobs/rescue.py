@@ -5,6 +5,7 @@ All of it is a few guarded statements that may run anywhere, at any time and mor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from core.database import db_now
 from core.errors import PawlensError, WorkerLost
 from core.jobs import deliveries, workers
-from core.jobs.conditions import FRESH, RETRIED, UNFETCHED, due
+from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED, UNFETCHED, due
 from core.jobs.results import MAX_DOUBLINGS
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
@@ -80,14 +81,19 @@ class DeadlinePassed(PawlensError):
     code, title = "deadline_passed", "Deadline passed"
 
 
-def expire(session: Session) -> int:
-    """End every unfinished job whose deadline has passed; a worker that has it finds its fence down."""
+def expire(session: Session, *, limit: int) -> int:
+    """End up to ``limit`` unfinished jobs whose deadline has passed; return how many.
+
+    A worker that has one of them finds its fence down.
+    """
     passed = [Job.deadline_at <= db_now(), Job.finished_at.is_(None)]  # as ix_jobs_deadlines has it
     error = DeadlinePassed("The job's deadline_seconds ran out before it was finished.")
-    return sum(
-        len(_end_with(session, JobState.EXPIRED, source, passed, error))
-        for source in (JobState.FETCHING, JobState.QUEUED, JobState.RUNNING)
-    )
+    ended = 0
+    for source in (JobState.FETCHING, JobState.QUEUED, JobState.RUNNING):
+        some = select(Job.id).where(Job.state == source, *passed).order_by(Job.deadline_at)
+        where = [Job.id.in_(some.limit(limit - ended)), *passed]
+        ended += len(_end_with(session, JobState.EXPIRED, source, where, error))
+    return ended
 
 
 def _end_with(
@@ -99,14 +105,17 @@ def _end_with(
     )
 
 
-def _counting(*ready: ColumnElement[bool]) -> Select[int]:
-    some = select(literal(1)).select_from(Job).where(*ready, *due()).limit(bindparam("left")).subquery()
-    return select(func.count()).select_from(some)
+def _counting(*ready: ColumnElement[bool], order: Sequence[Any]) -> Select[int]:
+    # In the order of its index, which SQLite would otherwise not take before that of the state alone.
+    some = select(literal(1)).select_from(Job).where(*ready, *due()).order_by(*order)
+    return select(func.count()).select_from(some.limit(bindparam("left")).subquery())
 
 
 # Fresh jobs and retries apart, because each has an index of its own.
-_FRESH, _RETRIED = (_counting(*kind, Job.queue == bindparam("of")) for kind in (FRESH, RETRIED))
-_UNFETCHED = _counting(*UNFETCHED)
+_OF_QUEUE = Job.queue == bindparam("of")
+_FRESH = _counting(*FRESH, _OF_QUEUE, order=BY_PRIORITY_THEN_AGE)
+_RETRIED = _counting(*RETRIED, _OF_QUEUE, order=[Job.run_after])
+_UNFETCHED = _counting(*UNFETCHED, order=BY_PRIORITY_THEN_AGE)
 
 
 def ready(session: Session, queue: Queue, *, at_most: int) -> int:

@@ -16,9 +16,9 @@ Nothing here waits for a lock on a blob, so no two transactions can wait for eac
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, select
+from sqlalchemy import ColumnElement, and_, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.database import db_now
@@ -56,12 +56,13 @@ def delete_job(session: Session, job_id: str, *, owner: str | None = None) -> No
     _delete(session, [job_id])
 
 
-def delete_batch(session: Session, batch_id: str, *, owner: str | None = None) -> list[str]:
-    """Remove a batch that has ended, with its jobs and all their rows.
+def delete_batch(session: Session, batch_id: str, *, owner: str | None = None, limit: int) -> bool:
+    """Remove up to ``limit`` jobs of a batch that has ended, with all that is theirs; when none was left, the
+    batch itself, and return True.
 
-    What remains are the bytes, of which there may be gigabytes: too many for one transaction. Returns the
-    digests of those that it has used, to be given to :func:`delete_unreferenced` a few at a time. Whatever is
-    left then by a crash, say, is found by :func:`orphans`.
+    To be called until then, each time in a transaction of its own: all at once, nobody could write to SQLite
+    for as long as it takes to remove ten thousand explanations. A batch whose removal was broken off has
+    fewer jobs, and can be deleted again.
 
     Raises:
         NotFound: there is no such batch, or it is another owner's.
@@ -69,33 +70,29 @@ def delete_batch(session: Session, batch_id: str, *, owner: str | None = None) -
     """
     if find(session, batch_id, owner=owner, lock=True).state is BatchState.RUNNING:
         raise Conflict("The batch is running. Cancel it first; only one that has ended can be deleted.")
-    return _delete_batch(session, batch_id)
+    return not _delete_some_of(session, batch_id, limit)
 
 
 def delete_finished(session: Session, *, older_than_seconds: float, limit: int) -> int:
     """Remove up to ``limit`` jobs that ended so long ago, the oldest first; return how many.
 
-    Jobs of a batch go with it, all at once: those of one batch, when there are not as many others.
+    Those of batches go when the batch ended so long ago, one batch after the other, and it with the last of
+    them. With 0 nothing is left to be removed.
     """
     long_ago = db_now(-older_than_seconds)
     ids = session.scalars(
         select(Job.id)
-        .where(Job.finished_at < long_ago, Job.batch_id.is_(None))
+        .where(Job.finished_at < long_ago, Job.batch_id.is_(None))  # ix_jobs_single_finished_at
         .order_by(Job.finished_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
     if ids:
         _delete(session, ids)
-    if len(ids) == limit:
-        return limit
+        return len(ids)
     old = select(Batch.id).where(Batch.finished_at < long_ago).order_by(Batch.finished_at).limit(1)
     batch_id = session.scalar(old.with_for_update(skip_locked=True))
-    if batch_id is None:
-        return len(ids)
-    jobs = session.scalar(select(func.count()).where(Job.batch_id == batch_id)) or 0
-    _delete_batch(session, batch_id)
-    return len(ids) + max(jobs, 1)
+    return 0 if batch_id is None else _delete_some_of(session, batch_id, limit) or 1
 
 
 # The methods first: it waits for those who take over their artifacts, and after it nobody can.
@@ -113,19 +110,22 @@ def _delete(session: Session, ids: Collection[str]) -> None:
     delete_unreferenced(session, _delete_rows(session, ids))
 
 
-def _delete_batch(session: Session, batch_id: str) -> list[str]:
-    """Remove the batch, which is locked and has ended; return the digests of the bytes that it has used."""
-    digests = _delete_rows(session, select(Job.id).where(Job.batch_id == batch_id))
+def _delete_some_of(session: Session, batch_id: str, limit: int) -> int:
+    """Remove some jobs of the batch, which is locked and has ended; return how many. Without any, it goes."""
+    ids = session.scalars(select(Job.id).where(Job.batch_id == batch_id).limit(limit)).all()
+    if ids:
+        _delete(session, ids)
+        return len(ids)
     for table, column in (
         (Event, Event.subject_id),
         (IdempotencyKey, IdempotencyKey.subject_id),
         (Batch, Batch.id),
     ):
         session.execute(delete(table).where(column == batch_id).execution_options(synchronize_session=False))
-    return digests
+    return 0
 
 
-def _delete_rows(session: Session, ids: Collection[str] | Select[str]) -> list[str]:
+def _delete_rows(session: Session, ids: Collection[str]) -> list[str]:
     """Remove all rows of these jobs; return the digests of the bytes that they have used."""
     made = select(Artifact.blob_sha256).where(Artifact.job_id.in_(ids))
     given = select(Job.image_sha256).where(Job.id.in_(ids), Job.image_sha256.is_not(None))
@@ -165,14 +165,14 @@ def orphans(
     ).all()
     if not window:
         return [], None
-    found = session.scalars(
-        select(Blob.sha256).where(
-            Blob.sha256 > after,
-            Blob.sha256 <= window[-1],
-            Blob.created_at < db_now(-older_than_seconds),
-            _unreferenced(Blob.sha256),
-        )
+    # Nearly all are in use, which the indexes know. The age lies behind the bytes: SQLite reads them for it.
+    unused = session.scalars(
+        select(Blob.sha256).where(Blob.sha256.in_(window), _unreferenced(Blob.sha256))
     ).all()
+    found: Sequence[str] = []
+    if unused:
+        old = Blob.created_at < db_now(-older_than_seconds)
+        found = session.scalars(select(Blob.sha256).where(Blob.sha256.in_(unused), old)).all()
     return list(found), window[-1] if len(window) == limit else None
 
 

@@ -75,7 +75,10 @@ def schema(url: str) -> dict[str, str]:
 
 
 def _sorted_lines(sql: str) -> str:
-    """SQLite keeps the text of the statement; the order of constraints in it means nothing."""
+    """SQLite keeps the text of the statement; the order of its lines means nothing. A column that was added
+    later stands in the line of the last one.
+    """
+    sql = re.sub(r", (?=\w+ [A-Z])", ",\n", sql)
     return "\n".join(sorted(line.strip().rstrip(",") for line in sql.splitlines() if line.strip()))
 
 

@@ -18,8 +18,10 @@ from core.database import Database, db_now
 from core.errors import ServiceUnavailable
 from core.jobs.blobs import store_blob
 from core.jobs.states import JobState, Queue
-from core.jobs.tables import Blob, IdempotencyKey, Job, Worker
+from core.jobs.tables import Batch, Blob, IdempotencyKey, Job, Worker
 from core.settings import Settings
+from tests.core.jobs.batch_steps import cancel as cancel_batch
+from tests.core.jobs.batch_steps import made as made_batch
 from tests.core.jobs.steps import end_lease, ended, job, running, set_columns, submitted
 from tests.processes import eventually
 from worker import beat
@@ -144,6 +146,33 @@ class TestRemoval:
             with database.read() as session:
                 left.append(len(session.scalars(select(Job.id)).all()))
         assert left == [2, 1, 0]
+
+    def test_what_is_left_has_not_long_to_wait(
+        self, maintenance: Maintenance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs: list[str] = []
+        stopping = threading.Event()
+
+        def leave_some() -> bool:
+            runs.append("left some")
+            return len(runs) < 3
+
+        monkeypatch.setattr(beat, "AGAIN_SECONDS", 0.05)
+        maintenance.duties = [Duty("remove", 1000, leave_some)]
+        thread = threading.Thread(target=maintenance.run, args=(stopping,))
+        thread.start()
+        eventually(lambda: len(runs) == 3, what="the third run")
+        stopping.set()
+        thread.join()
+
+    def test_many_small_batches_go_in_one_turn(self, maintenance: Maintenance, database: Database) -> None:
+        for _ in range(5):
+            cancel_batch(database, made_batch(database, 3))
+        with database.write() as session:
+            session.execute(update(Batch).values(finished_at=db_now(-1e7)))
+        maintenance.remove_old_jobs()
+        with database.read() as session:
+            assert session.scalars(select(Batch.id)).all() == session.scalars(select(Job.id)).all() == []
 
     def test_zero_days_keep_jobs_for_ever(
         self, settings: Settings, database: Database, probe: BrokerProbe

@@ -135,6 +135,14 @@ class Job(Table):
             where="image_sha256 IS NULL AND source_url IS NULL",
         ),
         Index("ix_jobs_finished_at", "finished_at"),
+        # Removing old ones. ``batch_id`` for SQLite's sake, as ``state`` above.
+        partial_index(
+            "ix_jobs_single_finished_at",
+            ("batch_id", "finished_at"),
+            where="batch_id IS NULL AND finished_at IS NOT NULL",
+        ),
+        # Among a million predictions, the few explanations.
+        partial_index("ix_jobs_explain", ("queue", "id"), where="queue = 'explain'"),
     )
 
     id: Mapped[str] = mapped_column(String(48), primary_key=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.jobs.states import DeliveryState
@@ -23,7 +23,8 @@ class WebhookEndpoint(Table):
     previous_secret: Mapped[str | None] = mapped_column(String(128))
     previous_secret_until: Mapped[datetime | None]
     events: Mapped[list[str] | None]
-    failing_since: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]  # without a success, and without a quiet time
+    failed_at: Mapped[datetime | None]  # the last time
     disabled_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = creation_time()
 
@@ -35,13 +36,12 @@ class WebhookDelivery(Table):
     __table_args__ = (
         UniqueConstraint("target", "subject_id", "event_seq"),
         partial_index("ix_webhook_deliveries_due", ("next_attempt_at",), where="state = 'pending'"),
+        Index("ix_webhook_deliveries_endpoint_id_id", "endpoint_id", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(48), primary_key=True)
     target: Mapped[str] = mapped_column(Text)  # the endpoint's id, or the job's own URL
-    endpoint_id: Mapped[str | None] = mapped_column(
-        ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), index=True
-    )
+    endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
     owner: Mapped[str | None] = mapped_column(String(48))
     subject_id: Mapped[str] = mapped_column(String(48), index=True)
     event_seq: Mapped[int]

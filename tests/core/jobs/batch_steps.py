@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count as count_from
 from typing import Any
 
 from sqlalchemy import func, select
@@ -14,6 +15,7 @@ from core.jobs import (
     batches,
     events,
     results,
+    retention,
 )
 from core.jobs.batch_queries import BatchRecord
 from core.jobs.batches import Item, Wishes
@@ -24,6 +26,16 @@ from core.jobs.states import BatchState
 from core.jobs.submit import Idempotency
 from core.jobs.tables import Table
 from tests.core.jobs.steps import RESULT, Lasting, claimed
+
+
+def remove_batch(database: Database, batch_id: str, *, limit: int = 1) -> int:
+    """A batch that has ended goes, so many jobs at a time; the number of transactions."""
+    for number in count_from(1):
+        with database.write() as session:
+            if retention.delete_batch(session, batch_id, limit=limit):
+                return number
+    raise AssertionError
+
 
 ERROR = {"code": "invalid_image", "title": "Invalid image", "detail": "no picture"}
 

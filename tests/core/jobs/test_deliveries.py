@@ -236,6 +236,20 @@ def test_an_endpoint_that_fails_for_120_hours_is_disabled(database: Database) ->
         assert (endpoint_now(database, endpoint.id).disabled_at is not None) is disabled
 
 
+def test_failures_with_a_quiet_time_between_them_are_no_week_of_failing(database: Database) -> None:
+    """As of an endpoint to which one event a week is sent."""
+    endpoint = register(database)
+    succeed(database)
+    note(database, taken(database), REFUSED)
+    for quiet, disabled in ((deliveries.QUIET_SECONDS + 60, False), (deliveries.QUIET_SECONDS - 60, True)):
+        with database.write() as session:
+            days_ago = db_now(-deliveries.DISABLE_AFTER_SECONDS - 60)
+            session.execute(update(WebhookEndpoint).values(failing_since=days_ago, failed_at=db_now(-quiet)))
+        make_due(database)
+        note(database, taken(database), REFUSED)
+        assert (endpoint_now(database, endpoint.id).disabled_at is not None) is disabled
+
+
 def test_both_secrets_sign_while_a_rotation_lasts(database: Database) -> None:
     endpoint = register(database)
     for _ in range(3):

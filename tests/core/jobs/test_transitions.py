@@ -45,7 +45,7 @@ EVERYTHING: dict[str, Callable[[Session, Claim], object]] = {
     "note": lambda s, c: events.note(s, c.job_id, c.attempt, "job.progress", {}),
     "rescue": lambda s, c: rescue(s, retry_seconds=0),
     "rescue its owner": lambda s, c: rescue(s, retry_seconds=0, owner="worker"),
-    "expire": lambda s, c: expire(s),
+    "expire": lambda s, c: expire(s, limit=9),
 }
 
 
