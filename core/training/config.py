@@ -23,7 +23,10 @@ Depths = tuple[
     Annotated[int, Field(ge=1)],
 ]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(ge=32, le=1024)]
+
+_TEXTS = {"experiment.name", "experiment.version", "experiment.licence"}
 
 
 class TrainingError(PawlensError):
@@ -88,15 +91,15 @@ class Model(_Section):
 
 class Optimiser(_Section):
     name: Literal["adamw", "sgd"] = "adamw"
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     momentum: Fraction = Field(default=0.9, description="Of SGD, which is Nesterov's.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         default=0.05, description="On convolutions and the classifier's weights, not on BatchNorm or biases."
     )
     gradient_norm: Annotated[float, Field(gt=0)] | None = Field(default=1.0, description="Clip beyond.")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    average: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.998, description="Decay of the weights' moving average, which is what is evaluated."
+    average: Decay = Field(
+        default=0.998, description="Of the weights' moving average, which is what is evaluated."
     )
 
 
@@ -190,26 +193,33 @@ class Configuration(_Section):
 def read_config(path: Path, changes: Sequence[str] = ()) -> Configuration:
     """The configuration in ``path``, with ``changes`` made to it: "data.path=pets.zip", "stages.0.epochs=2".
 
-    A change's value is YAML. Raises TrainingError, naming every key that is missing, unknown or impossible.
+    A change's value is YAML; names, versions and licences need no quotes. Raises TrainingError, naming every
+    key that is missing, unknown or impossible.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
         for change in changes:
             name, equals, value = change.partition("=")
             if not equals:
                 raise TrainingError(f"{change!r} is no change; write KEY=VALUE, as in experiment.seed=2.")
-            _put(content, name, yaml.safe_load(value))
+            _put(content, name, _value(name, value))
         return Configuration.model_validate(content)
     except OSError as error:
         raise TrainingError(f"The configuration {path} cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
-        raise TrainingError(f"The configuration {path} is not valid YAML: {error}") from error
     except ValidationError as error:
         problems = "\n".join(
             f"  {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
             for problem in error.errors(include_url=False)
         )
         raise TrainingError(f"The configuration {path} is not valid:\n{problems}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, a 30th of February
+        raise TrainingError(f"The configuration {path} is not valid YAML in UTF-8: {error}") from error
+
+
+def _value(name: str, text: str) -> Any:
+    """What a change says: YAML, but a text is taken as it stands, since a version 2.10 is no number."""
+    value = yaml.safe_load(text)
+    return text.strip() if name in _TEXTS and not isinstance(value, str) else value
 
 
 def _put(content: Any, name: str, value: Any) -> None:

@@ -49,6 +49,8 @@ def test_what_is_written_is_read_again(file: Path, tmp_path: Path) -> None:
         ("experiment.name=../up", "experiment.name"),
         ("augmentation.scale=[0.8, 0.2]", "augmentation"),
         ("data.source=folder", "data.path is needed"),
+        ("optimiser.betas=[0.9, 1.0]", "optimiser.betas.1"),
+        ("experiment.seed=2026-02-30", "day is out of range"),
     ],
 )
 def test_mistakes_are_named(file: Path, change: str, named: str) -> None:
@@ -64,6 +66,21 @@ def test_changes_from_the_command_line(file: Path) -> None:
     assert config.data.path == Path("a=b")
 
 
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        ("version=2.10", "2.10"),
+        ('version="2.10"', "2.10"),
+        ("version=2026-11-26", "2026-11-26"),
+        ("name=007", "007"),
+        ("licence=", ""),
+    ],
+)
+def test_texts_need_no_quotes(file: Path, change: str, read: str) -> None:
+    config = read_config(file, [f"experiment.{change}"])
+    assert getattr(config.experiment, change.partition("=")[0]) == read
+
+
 @pytest.mark.parametrize("change", ["stages.3.epochs=1", "stages.x.epochs=1", "experiment.name.first=1"])
 def test_changes_of_what_is_not_there(file: Path, change: str) -> None:
     with pytest.raises(TrainingError, match="no place"):
@@ -75,9 +92,9 @@ def test_a_change_without_a_value(file: Path) -> None:
         read_config(file, ["seed"])
 
 
-@pytest.mark.parametrize("text", ["stages: [", "- 1\n", ""])
-def test_files_that_are_no_configuration(file: Path, text: str) -> None:
-    file.write_text(text)
+@pytest.mark.parametrize("content", [b"stages: [", b"- 1\n", b"", "name: Mähne".encode("latin-1")])
+def test_files_that_are_no_configuration(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
     with pytest.raises(TrainingError, match="not valid"):
         read_config(file)
 
