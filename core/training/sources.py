@@ -89,14 +89,18 @@ class _File:
     read: Callable[[], bytes]
 
 
+def _stamp_of(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def _in_folder(folder: Path) -> Iterator[_File]:
     if not folder.is_dir():
         raise TrainingError(f"{folder} is no folder. Name the one that holds the class folders in data.path.")
     for path in folder.rglob("*"):
         if path.is_file():
-            status = path.stat()
             name = PurePosixPath(path.relative_to(folder).as_posix())
-            yield _File(name, f"{status.st_size} {status.st_mtime_ns}", path.read_bytes)
+            yield _File(name, _stamp_of(path), path.read_bytes)
 
 
 def _in_zip(path: Path) -> Iterator[_File]:
@@ -110,6 +114,8 @@ def _in_tar(path: Path) -> Iterator[_File]:
     """A plain archive is read where its members lie; a compressed one has no such places: it is held."""
     if not path.is_file():
         raise TrainingError(f"There is no archive {path}. Name one in data.path.")
+    # Unlike a zip's, the members' headers say nothing of what is in them.
+    whole = _stamp_of(path)
     with tarfile.open(path) as archive:
         plain = _is_plain_tar(path)
         for member in archive:
@@ -122,7 +128,7 @@ def _in_tar(path: Path) -> Iterator[_File]:
                 file = archive.extractfile(member)
                 assert file is not None
                 read = functools.partial(bytes, file.read())
-            yield _File(name, f"{member.size} {member.mtime} {member.chksum}", read)
+            yield _File(name, f"{member.size} {member.mtime} {member.chksum} {whole}", read)
 
 
 def _is_plain_tar(path: Path) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_the_stamp_tells_when_the_data_have_changed(
     other = tmp_path / "other"
     other.mkdir()
     assert opened(packed(other, kind)).stamp != before
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_an_archive_whose_members_have_the_same_headers_is_another_one(tmp_path: Path, kind: str) -> None:
+    stamps = []
+    for colour in ("red", "blue"):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(stream, "PNG", compress_level=0)
+        with tarfile.open(tmp_path / f"pets.{kind}", f"w:{kind.partition('.')[2]}") as tar:  # type: ignore[call-overload]
+            for name in ("cat/a.png", "dog/b.png"):
+                member = tarfile.TarInfo(name)
+                member.size = len(stream.getvalue())
+                tar.addfile(member, io.BytesIO(stream.getvalue()))
+        os.utime(tmp_path / f"pets.{kind}", ns=(0, len(stamps)))  # clocks of file systems may be slow
+        stamps.append(opened(tmp_path / f"pets.{kind}").stamp)
+    assert stamps[0] != stamps[1]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.zip"])
