@@ -173,26 +173,19 @@ def _oxford_pets(root: Path, classes: Literal["binary", "breeds"], *, download: 
         for split in ("trainval", "test")
     ]
     labels = ("cat", "dog") if classes == "binary" else tuple(parts[0].classes)
-    places = [(part, index) for part in parts for index in range(len(part))]
-    names, targets = [], []
-    for part, index in places:
-        path = part._images[index]  # the class offers no names, and a report must say which picture it shows
-        names.append(path.name)
-        targets.append((part._bin_labels if classes == "binary" else part._labels)[index])
-    stamp = hashlib.sha256("\n".join(map(str, [classes, *names, *targets])).encode()).hexdigest()
-
-    def picture(index: int) -> Image.Image:
-        part, place = places[index]
-        image: Image.Image = part[place][0]
-        return image
-
+    # The class offers no names, and a report must say which picture it shows; nor does it turn them upright.
+    files = [path for part in parts for path in part._images]
+    targets = [
+        target for part in parts for target in (part._bin_labels if classes == "binary" else part._labels)
+    ]
+    found = [f"{path.name} {target} {_stamp_of(path)}" for path, target in zip(files, targets, strict=True)]
     return Source(
         labels=labels,
-        names=tuple(names),
+        names=tuple(path.name for path in files),
         targets=np.array(targets, np.int64),
-        own_test=np.array([part is parts[1] for part, _ in places]),
-        picture=picture,
-        stamp=stamp,
+        own_test=np.arange(len(files)) >= len(parts[0]),
+        picture=lambda index: decode(files[index].read_bytes()),
+        stamp=hashlib.sha256("\n".join([classes, *found]).encode()).hexdigest(),
     )
 
 

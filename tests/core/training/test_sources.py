@@ -157,6 +157,35 @@ def test_oxford_pets_through_torchvision(
     assert source.picture(0).mode == "RGB"
 
 
+def test_oxford_pets_are_decoded_as_the_service_does(tmp_path: Path) -> None:
+    oxford(tmp_path)
+    images = tmp_path / "oxford-iiit-pet" / "images"
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    picture(1).save(images / "Bengal_1.jpg", exif=lying)
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(images / "Bengal_2.jpg", "PNG")
+    data = Data(source="oxford-iiit-pet", path=tmp_path)
+    source = open_source(data, seed=0)
+    assert source.picture(0).size == (8, 10)  # stored as 10 x 8
+    assert source.picture(1).getpixel((4, 4)) == (255, 255, 255)
+    plain = np.asarray(Image.open(images / "beagle_1.jpg").convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(source.picture(2)), plain)
+
+
+def test_oxford_pets_that_were_changed(tmp_path: Path) -> None:
+    oxford(tmp_path)
+    data = Data(source="oxford-iiit-pet", path=tmp_path)
+    before = open_source(data, seed=0).stamp
+    assert open_source(data, seed=0).stamp == before
+    changed = tmp_path / "oxford-iiit-pet" / "images" / "beagle_9.jpg"
+    picture(99).save(changed)
+    os.utime(changed, ns=(0, 1))
+    assert open_source(data, seed=0).stamp != before
+    changed.unlink()
+    with pytest.raises(TrainingError, match=r"beagle_9\.jpg"):
+        open_source(data, seed=0)
+
+
 def test_oxford_pets_that_are_not_there_and_may_not_be_downloaded(tmp_path: Path) -> None:
     data = Data(source="oxford-iiit-pet", path=tmp_path, download=False)
     with pytest.raises(TrainingError, match="not found"):
