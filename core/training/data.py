@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,13 @@ class Index:
     hashes: Hashes
     sizes: NDArray[np.int32]
 
+    @classmethod
+    def of_nothing(cls, count: int) -> Self:
+        """Before any picture was looked at."""
+        return cls(
+            np.zeros((count, 16), np.uint8), np.zeros((count, 2), np.uint64), np.zeros((count, 2), np.int32)
+        )
+
     @property
     def whole(self) -> NDArray[np.bool_]:
         return self.sizes[:, 0] > 0
@@ -65,13 +72,21 @@ class Pictures:
         return self.parts[name]
 
 
-def open_pictures(data: Data, seed: int, watch: Watch[Any] = unwatched) -> Pictures:
+def open_pictures(
+    data: Data, seed: int, watch: Watch[Any] = unwatched, tell: Callable[[str], None] = lambda _line: None
+) -> Pictures:
     """Look through the source that the configuration names (once; it is cached) and split it.
+
+    ``tell`` is called with a line for a person if pictures are damaged, and so left out.
 
     Raises TrainingError if the source cannot be read or has too few pictures for the split.
     """
     source = open_source(data, seed)
     index = _indexed(source, data.cache, watch)
+    damaged = [source.names[i] for i in np.flatnonzero(~index.whole)]
+    if damaged:
+        named = ", ".join(damaged[:3]) + (" and others" if len(damaged) > 3 else "")
+        tell(f"Damaged, and left out: {len(damaged)} of {len(source)} pictures ({named}).")
     chosen = _limited(source, index, data.per_class, seed)
     group = np.arange(len(source), dtype=np.int64)
     group[chosen] = chosen[duplicates.groups(index.hashes[chosen], data.duplicate_bits)]
@@ -92,7 +107,7 @@ def open_pictures(data: Data, seed: int, watch: Watch[Any] = unwatched) -> Pictu
     summary = {
         "labels": list(source.labels),
         "pictures": len(source),
-        "damaged": [source.names[i] for i in np.flatnonzero(~index.whole)],
+        "damaged": damaged,
         "duplicate_groups": int((sizes_of_groups > 1).sum()),
         "duplicates": int((sizes_of_groups - 1).sum()),
         "split": hashlib.sha256(parts["train"].tobytes()).hexdigest(),
@@ -165,23 +180,28 @@ def _limited(source: Source, index: Index, per_class: int | None, seed: int) -> 
 
 def _indexed(source: Source, cache: Path, watch: Watch[Any]) -> Index:
     path = cache / f"index-{source.stamp[:16].replace(' ', '-')}.npz"
+    index = _cached(path, source) or Index.of_nothing(len(source))
+    # All pictures at first. Later those that were damaged: what was wrong may have passed, or been mended.
+    left = np.flatnonzero(~index.whole)
+    for number, picture in watch(source.pictures(left), "looking through the pictures", len(left)):
+        if picture is not None:
+            index.pixels[number] = np.frombuffer(hashlib.sha256(picture.tobytes()).digest()[:16], np.uint8)
+            index.hashes[number] = duplicates.difference_hash(picture)
+            index.sizes[number] = picture.size
+    if index.whole[left].any():
+        cache.mkdir(parents=True, exist_ok=True)
+        # Runs with the same data share the cache.
+        with replacing(path, alone=False) as unfinished, unfinished.open("wb") as file:
+            np.savez(file, stamp=np.array(source.stamp), **vars(index))
+    return index
+
+
+def _cached(path: Path, source: Source) -> Index | None:
     if path.exists():
         with np.load(path, allow_pickle=False) as stored:
             if str(stored["stamp"]) == source.stamp:
                 return Index(stored["pixels"], stored["hashes"], stored["sizes"])
-    count = len(source)
-    pixels, hashes = np.zeros((count, 16), np.uint8), np.zeros((count, 2), np.uint64)
-    sizes = np.zeros((count, 2), np.int32)
-    for number, picture in watch(source.pictures(range(count)), "looking through the pictures", count):
-        if picture is not None:
-            pixels[number] = np.frombuffer(hashlib.sha256(picture.tobytes()).digest()[:16], np.uint8)
-            hashes[number] = duplicates.difference_hash(picture)
-            sizes[number] = picture.size
-    cache.mkdir(parents=True, exist_ok=True)
-    # Runs with the same data share the cache.
-    with replacing(path, alone=False) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, stamp=np.array(source.stamp), pixels=pixels, hashes=hashes, sizes=sizes)
-    return Index(pixels, hashes, sizes)
+    return None
 
 
 def _digest(source: Source, index: Index) -> str:

@@ -73,7 +73,7 @@ def evaluate(
     """
     with display or Display() as shown:
         manifest_path = weights or exported(config.folder)
-        pictures = open_pictures(config.data, config.experiment.seed, shown.watch)
+        pictures = open_pictures(config.data, config.experiment.seed, shown.watch, shown.line)
         if weights is None:
             if part == "all":
                 raise TrainingError(

@@ -47,7 +47,7 @@ class Training:
         seeds.make_deterministic(device)
         self.config, self.device, self.display = config, device, display
         self.seed, self.cache = config.experiment.seed, config.data.cache
-        self.pictures = open_pictures(config.data, self.seed, display.watch)
+        self.pictures = open_pictures(config.data, self.seed, display.watch, display.line)
         self.labels = self.pictures.source.labels
         self.precision = choose_precision(config, device)
         if config.model.weights:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,7 +50,10 @@ class Source:
         return len(self.names)
 
     def pictures(self, indices: Sequence[int] | Indices) -> Iterator[tuple[int, Image.Image | None]]:
-        """Decode in several threads, in order; None for a picture that is damaged."""
+        """Decode in several threads, in order; None for a picture that is damaged.
+
+        Raises TrainingError if one cannot be read.
+        """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # In parts: the pool would otherwise decode everything ahead of whoever reads slowly.
             for start in range(0, len(indices), 256):
@@ -59,8 +63,11 @@ class Source:
     def _or_none(self, index: int) -> Image.Image | None:
         try:
             return self.picture(index)
-        except (PawlensError, OSError, ValueError, SyntaxError):
+        except (PawlensError, zipfile.BadZipFile, zlib.error):
             return None
+        except (OSError, RuntimeError) as error:  # RuntimeError: encrypted, in a zip
+            # Nobody has seen whether that is a picture: a disk or a network may be well again in a minute.
+            raise TrainingError(f"The picture {self.names[index]} cannot be read: {error}") from error
 
 
 def open_source(data: Data, seed: int) -> Source:
@@ -79,7 +86,7 @@ def open_source(data: Data, seed: int) -> Source:
                 in_archive = _in_zip if zipfile.is_zipfile(data.path) else _in_tar
                 return _class_folders(in_archive(data.path))
     except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
-        raise TrainingError(f"The pictures in {data.path} cannot be read: {error}") from error
+        raise TrainingError(f"The pictures in {data.path or data.cache} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -115,13 +115,42 @@ def test_the_look_through_is_cached_until_a_file_changes(
     monkeypatch.setattr(Source, "pictures", counted)
     data = Data(source="folder", path=tmp_path / "pets", cache=tmp_path / "cache", validation=0.2)
     again = open_pictures(data, seed=0)
-    assert not decoded
+    assert [again.source.names[i] for i in decoded] == ["cat/broken.png"]  # it might have been mended
+    decoded.clear()
     assert again.digest == first.digest
     assert again.summary == first.summary
     Image.new("RGB", (5, 5), "red").save(tmp_path / "pets" / "dog" / "0.png")
     changed = open_pictures(data, seed=0)
     assert len(decoded) == 24
     assert changed.digest != first.digest
+
+
+def test_damaged_pictures_are_told_and_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures_in(tmp_path)
+    data = Data(source="folder", path=tmp_path / "pets", cache=tmp_path / "cache", validation=0.2)
+    said: list[str] = []
+    open_pictures(data, seed=0, tell=said.append)
+    assert said == ["Damaged, and left out: 1 of 24 pictures (cat/broken.png)."]
+    # Nothing but its content tells that it was mended.
+    broken, whole = (tmp_path / "pets" / "cat" / name for name in ("broken.png", "1.png"))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(whole if path == broken else path))
+    assert open_pictures(data, seed=0).summary["damaged"] == []
+    monkeypatch.undo()
+    assert open_pictures(data, seed=0).summary["damaged"] == []  # that is kept, too
+
+
+def test_an_error_of_the_disk_damages_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> bytes:
+        raise OSError(24, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(TrainingError, match=r"cannot be read.*Too many open files"):
+        pictures_in(tmp_path)
+    monkeypatch.undo()
+    assert pictures_in(tmp_path).summary["damaged"] == ["cat/broken.png"]
 
 
 def test_two_runs_look_through_at_the_same_time(

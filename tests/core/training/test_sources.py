@@ -100,6 +100,27 @@ def test_an_archive_whose_members_have_the_same_headers_is_another_one(tmp_path:
     assert stamps[0] != stamps[1]
 
 
+def test_a_picture_that_cannot_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> bytes:
+        raise OSError(24, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    source = opened(packed(tmp_path, "folder"))
+    with pytest.raises(TrainingError, match=r"pets/cat/a\.jpg cannot be read.*Too many open files"):
+        list(source.pictures(range(5)))
+
+
+def test_a_damaged_member_of_a_zip_is_a_damaged_picture(tmp_path: Path) -> None:
+    path = packed(tmp_path, "zip")
+    whole = path.read_bytes()
+    place = whole.index(content("cat/b.png")) + 50
+    path.write_bytes(whole[:place] + b"\0\0\0\0" + whole[place + 4 :])
+    found = dict(opened(path).pictures(range(5)))
+    assert [number for number, image in found.items() if image is None] == [1, 2]
+
+
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.zip"])
 def test_what_is_not_there(tmp_path: Path, name: str) -> None:
     kind = "archive" if name.endswith("zip") else "folder"
