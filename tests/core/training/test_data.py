@@ -177,8 +177,19 @@ def test_a_limit_for_a_trial(tmp_path: Path) -> None:
 
 
 def test_too_few_pictures_for_a_split(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="too few"):
+    with pytest.raises(TrainingError, match=r"too few pictures: in the validation part .* none of cat, dog"):
         pictures_in(tmp_path, validation=0.01)
+
+
+def test_a_test_part_without_one_of_the_classes(tmp_path: Path) -> None:
+    """Of a dozen one is tested, of six none: what is measured would say nothing of that class."""
+    for number in range(6):
+        (tmp_path / "pets" / "fox").mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "pets" / "fox" / f"{number}.png")
+    with pytest.raises(TrainingError, match=r"too few pictures: in the test part there is none of fox"):
+        pictures_in(tmp_path, test=0.08)
+    assert len(pictures_in(tmp_path, test=0).parts["test"]) == 0
 
 
 def test_a_part_that_was_not_made(tmp_path: Path) -> None:
