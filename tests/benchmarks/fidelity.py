@@ -7,7 +7,9 @@ cannot rank two that do not.
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,9 @@ from core.explain import quality
 from core.explain.explanation import Explanation
 from core.explain.options import ExplainOptions, FeatureMapsOptions, IntegratedGradientsOptions
 from core.explain.run import NetworkExplainer
+from core.vision.checkpoint import load_checkpoint, save_checkpoint
 from core.vision.engine import Engine
-from core.vision.resnet import ResNet
+from core.vision.manifest import ModelCard
 from tests.benchmarks.report import Report
 from tests.benchmarks.subject import MANIFEST
 from tests.processes import EXAMPLES, PHOTOS
@@ -156,12 +159,15 @@ def side_by_side(left: Picture, right: Picture) -> Picture:
 
 
 def _randomise(explain: _Explain, methods: dict[str, Any], pictures: Sequence[Picture]) -> None:
-    """Adebayo's check: all weights of convolutions and of the classifier shuffled within their tensors.
-
-    Shuffling keeps their distribution, so that activations keep their scale under BatchNorm's statistics.
-    """
-    engine = Engine(MANIFEST)
-    shuffle_(engine.network, seed=0)
+    """Adebayo's check: the maps of the trained network beside those of its shuffled weights."""
+    trained_engine = explain.engine
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(
+            shuffled_weights(MANIFEST, Path(folder)), precision=trained_engine.report["precision"]
+        )
+    together = np.stack(pictures)
+    same = torch.isclose(engine.logits(together), trained_engine.logits(together), rtol=1e-3)
+    assert not same.all(1).any(), "the trained network would be compared with itself"
     # No path converges on noise, and its map is as far from the trained one after few gradients.
     randomised = _Explain(engine, integrated_gradients=IntegratedGradientsOptions(max_evaluations=32))
     for method, figures in methods.items():
@@ -177,12 +183,23 @@ def _randomise(explain: _Explain, methods: dict[str, Any], pictures: Sequence[Pi
 
 
 @torch.no_grad()
-def shuffle_(network: ResNet, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
+def shuffled_weights(manifest_path: Path, folder: Path) -> Path:
+    """The manifest, in ``folder``, of the same network with all weights of convolutions and of the classifier
+    shuffled within their tensors.
+
+    Shuffling keeps their distribution, so that activations keep their scale under BatchNorm's statistics. In
+    a file, since an engine computes with what it has made of the weights when it read them.
+    """
+    network, manifest = load_checkpoint(manifest_path)
+    generator = torch.Generator().manual_seed(0)
     for parameter in network.parameters():
         if parameter.dim() > 1:
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    path = folder / "shuffled.json"
+    card = ModelCard.model_validate(manifest.model_dump(exclude={"weights", "sha256"}))
+    save_checkpoint(network, path, card, dtype=torch.float32)
+    return path
 
 
 def _certificates(explain: _Explain, pictures: Iterable[Picture]) -> dict[str, Any]:
