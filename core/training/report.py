@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -48,9 +49,22 @@ def write_report(
 ) -> None:
     """Write ``report.json`` and ``report.html``. ``history``: the run's metrics.jsonl, if it is at hand."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (folder / "report.json").write_text(as_json(report) + "\n")
     page = "".join([_HEAD.format(title=escape(report["weights"])), *_blocks(report, found, engine, history)])
     (folder / "report.html").write_text(page + "</body></html>\n")
+
+
+def as_json(report: dict[str, Any]) -> str:
+    """What is not known, a nan, is null: Python would write a word that no other reader of JSON knows."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: known(inner) for name, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(known(report), indent=2, allow_nan=False)
 
 
 def _blocks(report: dict[str, Any], found: Evaluation, engine: Engine, history: Path | None) -> Iterable[str]:

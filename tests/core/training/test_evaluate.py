@@ -18,6 +18,7 @@ from core.training.config import Configuration, TrainingError
 from core.training.data import open_pictures
 from core.training.evaluate import evaluate, main
 from core.training.export import export_best, exported
+from core.training.report import as_json
 from core.training.train import train
 from core.vision import checkpoint
 from core.vision.engine import Engine
@@ -106,6 +107,15 @@ def test_the_report_needs_nothing_from_elsewhere(evaluated: tuple[Configuration,
     assert json.loads((config.folder / "report.json").read_text()) == json.loads(json.dumps(report))
 
 
+def test_what_is_not_known_is_null_in_json() -> None:
+    written = as_json({"roc_auc": float("nan"), "interval": (0.5, float("inf")), "choices": [{"loss": 1.0}]})
+    assert json.loads(written, parse_constant=pytest.fail) == {
+        "roc_auc": None,
+        "interval": [0.5, None],
+        "choices": [{"loss": 1.0}],
+    }
+
+
 def test_all_numbers_of_the_original_report_are_there(
     evaluated: tuple[Configuration, dict[str, Any]],
 ) -> None:
@@ -186,9 +196,9 @@ def test_a_finished_run_keeps_its_calibrated_manifest(
     before = (config.folder / "small.json").read_bytes()
     assert train(config, device="cpu") == config.folder / "small.json"
     assert (config.folder / "small.json").read_bytes() == before
-    (config.folder / "best.pt").touch()  # as if the training had gone on and found better
     copy = config.folder.parent / "copy" / "small"
     shutil.copytree(config.folder, copy)
+    (copy / "best.pt").touch()  # as if the training had gone on and found better
     assert not read_manifest(exported(copy)).calibrated
 
 
