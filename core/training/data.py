@@ -112,7 +112,7 @@ def open_pictures(
         "damaged": damaged,
         "duplicate_groups": int((sizes_of_groups > 1).sum()),
         "duplicates": int((sizes_of_groups - 1).sum()),
-        "split": hashlib.sha256(parts["train"].tobytes()).hexdigest(),
+        "split": {name: hashlib.sha256(part.tobytes()).hexdigest() for name, part in parts.items()},
         "parts": {
             name: dict(
                 zip(

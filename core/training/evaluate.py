@@ -131,7 +131,10 @@ def _check_split(folder: Path, pictures: Pictures) -> None:
         trained_on = json.loads((folder / "data.json").read_text())
     except OSError as error:
         raise TrainingError(f"{folder} holds no run: {error.strerror}. Train first.") from error
-    if (trained_on["digest"], trained_on["split"]) != (pictures.digest, pictures.summary["split"]):
+    then, now = trained_on["split"], pictures.summary["split"]
+    if isinstance(then, str):  # a run of an earlier version, which noted its train part alone
+        now = now["train"]
+    if (trained_on["digest"], then) != (pictures.digest, now):
         raise TrainingError(
             f"The run in {folder} was trained on other data, or on another split of them. To measure its "
             "weights on these data, name them: --weights."

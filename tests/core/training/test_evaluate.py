@@ -184,6 +184,33 @@ def test_a_run_is_not_tested_on_what_it_was_trained_on(
         evaluate(config.model_copy(update={"data": data}), device="cpu")
 
 
+def test_nor_on_what_it_was_chosen_by(evaluated: tuple[Configuration, dict[str, Any]]) -> None:
+    """Validation and test changed places: what was trained on is the same."""
+    config, _ = evaluated
+    data = config.data.model_copy(update={"validation": config.data.test, "test": config.data.validation})
+    trained, other = (open_pictures(data, config.experiment.seed) for data in (config.data, data))
+    assert trained.part("train").tolist() == other.part("train").tolist()
+    with pytest.raises(TrainingError, match="another split"):
+        evaluate(config.model_copy(update={"data": data}), device="cpu")
+
+
+def test_a_run_of_before_its_other_parts_were_noted(
+    evaluated: tuple[Configuration, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, report = evaluated
+    shutil.copytree(config.folder, tmp_path / "small")
+    experiment = config.experiment.model_copy(update={"output": tmp_path})
+    old = config.model_copy(update={"experiment": experiment})
+    noted = json.loads((old.folder / "data.json").read_text())
+    noted["split"] = noted["split"]["train"]
+    (old.folder / "data.json").write_text(json.dumps(noted))
+    assert evaluate(old, device="cpu")["metrics"] == report["metrics"]
+    noted["split"] = "another"
+    (old.folder / "data.json").write_text(json.dumps(noted))
+    with pytest.raises(TrainingError, match="another split"):
+        evaluate(old, device="cpu")
+
+
 def test_nor_on_everything(finished: Configuration) -> None:
     with pytest.raises(TrainingError, match="was trained on most pictures"):
         evaluate(finished, part="all", device="cpu")
