@@ -9,10 +9,18 @@ from typing import Any
 
 import torch
 
-from core.training.config import Configuration
+from core.training.config import Configuration, Experiment
 from core.training.state import BEST, read_whole, write_whole
 from core.vision.checkpoint import build_network, save_checkpoint
-from core.vision.manifest import ARCHITECTURES, InputFormat, ModelCard, StrideOn, read_manifest
+from core.vision.manifest import (
+    ARCHITECTURES,
+    InputFormat,
+    Manifest,
+    ModelCard,
+    StrideOn,
+    read_manifest,
+    write_manifest,
+)
 from core.vision.resnet import ResNet
 
 
@@ -55,6 +63,19 @@ def exported(folder: Path) -> Path:
     if manifest.exists() and (not best.exists() or manifest.stat().st_mtime_ns >= best.stat().st_mtime_ns):
         return manifest
     return export_best(folder)
+
+
+def described(path: Path, experiment: Experiment) -> Path:
+    """The same manifest, with name, version and licence as ``experiment`` says, which may have changed since.
+
+    Weights, temperature and metrics stay: nothing of them depends on it.
+    """
+    manifest = read_manifest(path)
+    told = {"name": experiment.name, "version": experiment.version, "licence": experiment.licence}
+    changed = Manifest.model_validate(manifest.model_dump() | told)
+    if changed != manifest:
+        write_manifest(changed, path)
+    return path
 
 
 def export_best(folder: Path) -> Path:

@@ -20,7 +20,7 @@ import torch
 
 from core.errors import PawlensError
 from core.training.config import Configuration, read_config
-from core.training.export import exported
+from core.training.export import described, exported
 from core.training.journal import JOURNAL
 from core.training.loop import AfterStep, Stopped, Training
 from core.training.progress import Display
@@ -47,7 +47,7 @@ def train(
                 (config.folder / name).unlink(missing_ok=True)
         training = Training(config, choose_device(device), shown)
         training.run(after_step)
-        return exported(config.folder)
+        return described(exported(config.folder), config.experiment)
 
 
 def choose_device(name: str) -> torch.device:

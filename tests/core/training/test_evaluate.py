@@ -229,6 +229,20 @@ def test_a_finished_run_keeps_its_calibrated_manifest(
     assert not read_manifest(exported(copy)).calibrated
 
 
+def test_a_finished_run_takes_another_version_and_licence(
+    evaluated: tuple[Configuration, dict[str, Any]], tmp_path: Path
+) -> None:
+    config, _ = evaluated
+    shutil.copytree(config.folder, tmp_path / "small")
+    told = {"output": tmp_path, "version": "2.0", "licence": "MIT"}
+    other = config.model_copy(update={"experiment": config.experiment.model_copy(update=told)})
+    before = read_manifest(other.folder / "small.json")
+    after = read_manifest(train(other, device="cpu"))
+    assert (after.version, after.licence) == ("2.0", "MIT")
+    assert after == before.model_copy(update={"version": "2.0", "licence": "MIT"})
+    checkpoint.load_checkpoint(other.folder / "small.json")
+
+
 def test_before_any_training(finished: Configuration, tmp_path: Path) -> None:
     experiment = finished.experiment.model_copy(update={"output": tmp_path})
     with pytest.raises(TrainingError, match=r"best\.pt"):
