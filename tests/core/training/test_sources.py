@@ -86,7 +86,7 @@ def test_the_stamp_tells_when_the_data_have_changed(
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])
 def test_an_archive_whose_members_have_the_same_headers_is_another_one(tmp_path: Path, kind: str) -> None:
-    stamps = []
+    stamps: list[str] = []
     for colour in ("red", "blue"):
         stream = io.BytesIO()
         Image.new("RGB", (8, 8), colour).save(stream, "PNG", compress_level=0)
