@@ -32,7 +32,9 @@ class Problem(BaseModel):
 
 class ImageOut(BaseModel):
     sha256: str
-    width: int = Field(description="Pixels, after EXIF orientation.")
+    width: int = Field(
+        description="Pixels, as browsers show the picture: after EXIF orientation in JPEG and PNG."
+    )
     height: int
     media_type: str
 

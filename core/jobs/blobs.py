@@ -17,7 +17,7 @@ from core.jobs.tables import Blob, Image
 
 @dataclass(frozen=True)
 class Picture:
-    """An uploaded picture that was found to be decodable. Width and height after EXIF orientation."""
+    """An uploaded picture that was found to be decodable. Width and height as browsers show it."""
 
     data: bytes = field(repr=False)
     width: int

@@ -47,7 +47,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Width and height in pixels, as the picture is shown: after its EXIF orientation."""
+    """Width and height in pixels, as browsers show the picture: after EXIF orientation in JPEG and PNG."""
 
     width: int
     height: int
@@ -70,9 +70,11 @@ def inspect(data: bytes, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode ``data`` to an upright RGB picture, the same for the same bytes.
 
-    EXIF orientation is applied. Transparency is laid over white. 16-bit samples keep their high byte. CMYK is
-    converted without a colour profile, and embedded profiles are ignored. Of an animation the first frame is
-    taken.
+    Orientation is applied where browsers apply it, so that a map of the upright picture lies right over what
+    they show: that of EXIF in JPEG and, before the pixels, in PNG; never that of WebP or of XMP.
+
+    Transparency is laid over white. 16-bit samples keep their high byte. CMYK is converted without a colour
+    profile, and embedded profiles are ignored. Of an animation the first frame is taken.
 
     Raises as :func:`inspect` does.
     """
@@ -149,6 +151,7 @@ def _load(data: bytes, kind: MediaType, max_pixels: int, shorter_side: int | Non
         size = image.size
         if size[0] * size[1] > max_pixels:
             raise ValueError("the header contradicts itself")  # noqa: TRY301 - becomes InvalidImage below
+        orientation = _orientation(image, kind)  # before load(), which reads what comes after a PNG's pixels
         # Only JPEG has a draft mode; the other plugins return None.
         reduced = image.draft(None, (shorter_side, shorter_side)) if shorter_side else None
         image.load()
@@ -157,13 +160,20 @@ def _load(data: bytes, kind: MediaType, max_pixels: int, shorter_side: int | Non
         # zlib.error, OverflowError, MemoryError, KeyError...: the list is open, the meaning is one.
         raise InvalidImage(f"The {kind} data are damaged or truncated: {error}") from error
     extent = (reduced[1][2], reduced[1][3]) if reduced else size
-    return Loaded(image, kind, size, extent, _orientation(image))
+    return Loaded(image, kind, size, extent, orientation)
 
 
-def _orientation(image: ImageFile) -> int:
-    """1 to 8; damaged EXIF data count as 1, upright, because the pixels are whole all the same."""
+def _orientation(image: ImageFile, kind: MediaType) -> int:
+    """1 to 8; damaged EXIF data count as 1, upright, because the pixels are whole all the same.
+
+    Not by Pillow's getexif(), which takes it from XMP and from PNG's text as well: no browser does.
+    """
+    if kind == "image/webp":
+        return 1
+    exif = Image.Exif()
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        exif.load(image.info.get("exif", b""))
+        value = exif.get(_EXIF_ORIENTATION, 1)
     except Exception:
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1

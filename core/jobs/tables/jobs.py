@@ -23,7 +23,7 @@ class Blob(Table):
 
 
 class Image(Table):
-    """What is known of an uploaded picture; width and height are those after EXIF orientation."""
+    """What is known of an uploaded picture; width and height are those that browsers show."""
 
     __tablename__ = "images"
 
