@@ -73,8 +73,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Orientation is applied where browsers apply it, so that a map of the upright picture lies right over what
     they show: that of EXIF in JPEG and, before the pixels, in PNG; never that of WebP or of XMP.
 
-    Transparency is laid over white. 16-bit samples keep their high byte. CMYK is converted without a colour
-    profile, and embedded profiles are ignored. Of an animation the first frame is taken.
+    Transparency is laid over white. 16-bit samples keep their high byte, and of 16-bit colours all with those
+    of the transparent one are transparent. CMYK is converted without a colour profile, and embedded profiles
+    are ignored. Of an animation the first frame is taken.
 
     Raises as :func:`inspect` does.
     """
@@ -152,6 +153,8 @@ def _load(data: bytes, kind: MediaType, max_pixels: int, shorter_side: int | Non
         if size[0] * size[1] > max_pixels:
             raise ValueError("the header contradicts itself")  # noqa: TRY301 - becomes InvalidImage below
         orientation = _orientation(image, kind)  # before load(), which reads what comes after a PNG's pixels
+        if isinstance(image, PngImageFile):
+            _scale_transparent_colour(image)
         # Only JPEG has a draft mode; the other plugins return None.
         reduced = image.draft(None, (shorter_side, shorter_side)) if shorter_side else None
         image.load()
@@ -177,6 +180,20 @@ def _orientation(image: ImageFile, kind: MediaType) -> int:
     except Exception:
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _scale_transparent_colour(image: PngImageFile) -> None:
+    """Pillow scales the samples of 2, 4 and 16 bits to 8, but not the one colour that is transparent."""
+    colour = image.info.get("transparency")
+    if colour is None:
+        return
+    match image.tile[0].args:  # how the samples are stored; gone after load()
+        case "L;2":
+            image.info["transparency"] = (colour & 0b11) * 0x55
+        case "L;4":
+            image.info["transparency"] = (colour & 0b1111) * 0x11
+        case "RGB;16B":
+            image.info["transparency"] = tuple(sample >> 8 for sample in colour)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -124,6 +124,29 @@ def test_transparency_is_laid_over_white() -> None:
     assert pixels(encoded(deep, "PNG", transparency=0))[0, :, 0].tolist() == [255, 40000 >> 8]
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour_type", "row", "key", "shown"),
+    [
+        (2, 0, b"\x1b", (1,), [0, 255, 170, 255]),  # the samples 0, 1, 2, 3
+        (4, 0, b"\x5a\xa5", (5,), [255, 170, 170, 255]),
+        (4, 0, b"\x5a\xa5", (0x105,), [255, 170, 170, 255]),  # the upper bits are to be ignored
+        (8, 0, b"\x05\x09", (5,), [255, 9]),
+        (16, 2, struct.pack(">6H", 0x1234, 0x1234, 0x1234, 1, 2, 3), (0x1234,) * 3, [255, 0]),
+    ],
+)
+def test_one_transparent_colour_is_laid_over_white(
+    depth: int, colour_type: int, row: bytes, key: tuple[int, ...], shown: list[int]
+) -> None:
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", len(shown), 1, depth, colour_type, 0, 0, 0),
+        b"tRNS": struct.pack(f">{len(key)}H", *key),
+        b"IDAT": zlib.compress(b"\0" + row),
+        b"IEND": b"",
+    }
+    data = PNG_SIGNATURE + b"".join(png_chunk(kind, content) for kind, content in chunks.items())
+    assert pixels(data)[0, :, 0].tolist() == shown
+
+
 def test_palette_one_bit_and_grey_become_rgb() -> None:
     for mode in ("1", "L", "P"):
         assert decode(encoded(Image.new(mode, (5, 3), 1), "PNG")).mode == "RGB"
