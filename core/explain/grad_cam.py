@@ -41,6 +41,7 @@ def explain(
       last block of each stage (``provenance["stage_ends"]``) and 15 depths (``provenance["grid"]``).
     attribution: the last of them, signed, bilinear to [S, S] with align_corners=False, so that a cell's
       centre lies over the centre of the pixels it stands for.
+    quality: sparsity, the Gini index of its positive part, which is what Grad-CAM shows.
 
     Always float32: with two passes there is nothing to gain. Raises DeviceOutOfMemory, NonFiniteLogits, and
     whatever ``progress`` raises.
@@ -59,7 +60,7 @@ def explain(
         target=target,
         attribution=attribution,
         layers=tuple(Layer(name, maps[name]) for name in names if name in ends or name in grid),
-        quality={"sparsity": sparsity(attribution)},
+        quality={"sparsity": sparsity(np.maximum(attribution, 0))},
         provenance={
             **explainer.provenance(explainer.exact, "two passes: nothing to gain from less"),
             "evaluations": 1,

@@ -10,6 +10,7 @@ from core.explain import grad_cam
 from core.explain.explainer import Explainer
 from core.explain.explanation import Explanation
 from core.explain.options import GradCamOptions
+from core.explain.quality import sparsity
 from core.explain.target import log_odds
 
 from .conftest import Canceled, assert_clean
@@ -77,6 +78,17 @@ def test_the_attribution_is_the_last_map_enlarged(explainer: Explainer, picture:
     # Without aligned corners the outermost quarter is flat, and each cell's centre is a block of 32.
     np.testing.assert_allclose(found.attribution[:16, :16], last[0, 0].item(), rtol=1e-5)
     assert found.attribution.mean(dtype=np.float64) == pytest.approx(last.mean().item(), rel=1e-3)
+
+
+def test_sparsity_is_that_of_the_map_that_is_shown(explainer: Explainer, picture: NDArray[np.uint8]) -> None:
+    for label in ("cat", "dog"):
+        found = run(explainer, picture, label)
+        assert found.attribution is not None
+        assert found.quality["sparsity"] == sparsity(found.attribution.clip(min=0))
+    cat = run(explainer, picture, "cat")
+    assert cat.attribution is not None
+    assert cat.attribution.max() < 0  # black on every picture of it
+    assert cat.quality["sparsity"] == 0
 
 
 def test_a_canceled_run_leaves_nothing_behind(explainer: Explainer, picture: NDArray[np.uint8]) -> None:
