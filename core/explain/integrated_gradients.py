@@ -37,7 +37,7 @@ _STRETCHES = 4
 _CERTIFIED_PER_TOLERANCE = 3
 # Log-odds. Where the picture and its baseline get nearly the same answer, a share of their difference is
 # smaller than the rounding of float32.
-_FLOOR = 1e-3
+FLOOR = 1e-3
 # Segments halved in one round. With eight the choice is less informed: a third more gradients in all.
 _CUTS = 4
 
@@ -168,7 +168,7 @@ class _Path:
 
     @property
     def converged(self) -> bool:
-        bound = max(self.tolerance * abs(self._change), _FLOOR)
+        bound = max(self.tolerance * abs(self._change), FLOOR)
         errors = self._errors()
         return abs(sum(errors)) <= bound and sum(map(abs, errors)) <= _CERTIFIED_PER_TOLERANCE * bound
 

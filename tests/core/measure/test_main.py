@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from core.capacity import Figures
+from core.explain.explanation import Explanation, Target
 from core.explain.methods import METHODS
+from core.explain.options import ExplainOptions
 from core.explain.run import NetworkExplainer
 from core.measure import __main__ as script
 from core.measure import explanations, machine
@@ -91,6 +93,27 @@ def test_integrated_gradients_that_claim_too_much_fail(
     monkeypatch.setattr(explanations, "METHODS", {"integrated_gradients": None})  # it alone
     _, checks = explanations.explanations(engine, synthetic_pictures(1, 64)[0].numpy(), rounds=1)
     assert {check.name: check.passed for check in checks}["Integrated Gradients add up"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "quality", "passes"),
+    [
+        (2.0, {"completeness_error": 0.009, "converged": True}, True),
+        (2.0, {"completeness_error": 0.02, "converged": True}, False),
+        (2.0, {"completeness_error": 0.02, "converged": False}, True),
+        (0.01, {"completeness_error": 0.09, "converged": True}, True),  # 0.0009 log-odds
+        (0.01, {"completeness_error": 0.11, "converged": True}, False),
+        (0.0, {"completeness_error": None, "converged": True}, True),
+        (2.0, {"completeness_error": float("nan"), "converged": True}, False),
+    ],
+)
+def test_integrated_gradients_add_up_within_a_share_or_a_thousandth(
+    change: float, quality: dict[str, Any], passes: bool
+) -> None:
+    target = Target("dog", 1, margin=1.0 + change, probability=0.9)
+    provenance = {"baseline_margin": 1.0}
+    found = Explanation("integrated_gradients", target, None, quality=quality, provenance=provenance)
+    assert explanations._complete(found, ExplainOptions()).passed is passes
 
 
 def test_a_machine_says_what_it_is() -> None:
