@@ -55,7 +55,16 @@ METHOD: dict[str, Any] = {
     "seconds": 2.1,
     "cached": False,
     "quality": {"completeness_error": 0.006, "converged": True},
-    "provenance": {"baseline": "mean", "tolerance": 0.01, "precision": "bf16", "device": "cpu"},
+    "provenance": {
+        "target": "cat",
+        "margin": 4.73,
+        "probability": 0.998,
+        "baseline": "mean",
+        "baseline_margin": 0.31,
+        "tolerance": 0.01,
+        "precision": "bf16",
+        "device": "cpu",
+    },
     "artifacts": [
         {
             "name": "panel.png",

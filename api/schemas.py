@@ -90,7 +90,9 @@ class MethodOut(BaseModel):
     quality: dict[str, Any] | None = Field(
         description="How far it can be trusted: completeness_error, converged, sparsity, ..."
     )
-    provenance: dict[str, Any] | None = Field(description="What is needed to make it again.")
+    provenance: dict[str, Any] | None = Field(
+        description="Which class was explained, and what is needed to make it again."
+    )
     artifacts: list[ArtifactOut]
     error: JobError | None
 

@@ -16,7 +16,7 @@ from core.broker import TASK_SECONDS
 from core.database import Database
 from core.errors import DeviceFailed, InternalError, PawlensError, ServiceUnavailable, TimedOut
 from core.explain import rendering
-from core.explain.explanation import Explainer, Floats
+from core.explain.explanation import Explainer, Explanation, Floats
 from core.explain.methods import GENERATION, METHODS
 from core.explain.options import ExplainOptions
 from core.jobs import claims, explanations, queries, results
@@ -89,6 +89,9 @@ class ExplainRunner:
         self._fenced(lambda session: results.predicted(session, claim, shown, self._model))
 
         options = ExplainOptions.model_validate(claim.options)
+        if options.target is None:
+            # The answer that is shown: the explainer judges in float32 and, in a close call, otherwise.
+            options = options.model_copy(update={"target": prediction.label})
         placement = self._preprocessing.placement(image.width, image.height)
         with self._database.read() as session:
             pending = explanations.pending(session, claim)
@@ -156,7 +159,7 @@ class ExplainRunner:
         finished = Finished(
             files={name: File(data, media_type) for name, (data, media_type) in files.items()},
             quality=explanation.quality,
-            provenance=explanation.provenance | ({"placement": asdict(placement)} if of_picture else {}),
+            provenance=explanation.provenance | (_explained(explanation, placement) if of_picture else {}),
             seconds=time.perf_counter() - started,
         )
         self._fenced(lambda session: explanations.finish(session, claim, method, finished))
@@ -189,6 +192,17 @@ class ExplainRunner:
                 or results.acknowledge_cancel(session, claim)
             )
         )
+
+
+def _explained(explanation: Explanation, placement: Placement) -> dict[str, Any]:
+    """Which class of which square of the picture; its log-odds in float32, and its calibrated probability."""
+    target = explanation.target
+    return {
+        "target": target.label,
+        "margin": target.margin,
+        "probability": target.probability,
+        "placement": asdict(placement),
+    }
 
 
 class _Progress:

@@ -96,7 +96,7 @@ class Side {
       ),
     );
     this.answer.textContent = job.prediction
-      ? `${job.prediction.label} ${percent(job.prediction.scores[job.prediction.label])} · explained: ${explained(job)}`
+      ? `${job.prediction.label} ${percent(job.prediction.scores[job.prediction.label])} · explained: ${explained(job, method)}`
       : "";
     this.look.show(job, method).then(
       () => this.problem.replaceChildren(),

@@ -11,9 +11,9 @@ import * as words from "./words.js";
 
 const SMOOTH_SIDE = 320; // a coarse map is refined to as many cells a side before it gets its colours
 
-/** The class that is explained. */
-export function explained(job) {
-  return job.options?.target ?? job.prediction?.label ?? null;
+/** The class that a method explains; until it is done, the one that was asked for or is the answer. */
+export function explained(job, method) {
+  return method?.provenance?.target ?? job.options?.target ?? job.prediction?.label ?? null;
 }
 
 export class Look {
@@ -97,7 +97,7 @@ export class Look {
   #finished(job, method, map, layers) {
     this.#clear();
     this.method = method;
-    this.label = explained(job);
+    this.label = explained(job, method);
     const isDepths = method.name === "grad_cam" && layers;
     if (isDepths) {
       const names = [...layers.keys()];

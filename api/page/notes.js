@@ -9,7 +9,7 @@ import { findings, reading } from "./words.js";
 export function notes(job, method, map, again) {
   if (!method) return job.prediction ? [nothingAsked(again)] : [];
   if (method.error) return [refusal(method.error)];
-  const says = el("p", { class: "lead" }, reading(method.name, explained(job), method.provenance));
+  const says = el("p", { class: "lead" }, reading(method.name, explained(job, method), method.provenance));
   if (method.status === "running") return [says, el("p", { class: "hint" }, "Still being worked on.")];
   if (method.status !== "succeeded") return [];
   const found = findings(method, map);

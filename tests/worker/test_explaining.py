@@ -14,7 +14,6 @@ import pytest
 from core.database import Database
 from core.errors import DeviceOutOfMemory
 from core.explain.explanation import Explanation
-from core.explain.methods import METHODS as KNOWN
 from core.explain.options import ExplainOptions
 from core.explain.stand_in import CHUNKS, StandInExplainer
 from core.jobs import events, queries, results
@@ -22,6 +21,7 @@ from core.jobs.blobs import Picture
 from core.jobs.states import JobState, MethodState, Queue
 from core.jobs.submit import Submission, submit
 from core.settings import Settings
+from core.vision.prediction import Prediction
 from core.vision.preprocessing import Preprocessing
 from core.vision.stand_in import StandInEngine
 from worker import explaining
@@ -52,14 +52,14 @@ class Bench:
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(explaining, "PROGRESS_SECONDS", 0.0)  # every chunk is written
         settings = Settings(engine="stand-in", retry_seconds=0)
-        engine = StandInEngine()
+        self.engine = StandInEngine()
         self.database = database
-        self.explainer = Explainer(engine)
+        self.explainer = Explainer(StandInEngine())  # its own, so that the two may disagree
         self.stopping = threading.Event()
         self.keeper = LeaseKeeper(
             database, worker_id="w", queues=[Queue.EXPLAIN], lease_seconds=60, heartbeat_seconds=15
         )
-        self.runner = Runner(settings, database, engine, self.keeper, self.stopping, self.explainer)
+        self.runner = Runner(settings, database, self.engine, self.keeper, self.stopping, self.explainer)
 
     def submit(self, data: bytes = b"a picture", **fields: Any) -> str:
         submission = Submission(
@@ -118,12 +118,60 @@ def test_prediction_is_visible_first_and_each_method_as_it_ends(bench: Bench) ->
         for name in ("panel.png", "overlay.png", "heatmap.png", "attribution.npy", "layers.npz")
     }
     assert all(method.quality == {"completeness_error": 0.0, "converged": True} for method in record.methods)
-    placement = asdict(Preprocessing(StandInEngine().manifest.input).placement(4, 3))
-    for method in record.methods:
-        of_picture = KNOWN[method.name].needs_picture
-        expected = {"engine": "stand-in"} | ({"placement": placement} if of_picture else {})
-        assert method.provenance == expected
     assert bench.log(job_id)[-1] == ("job.succeeded", None)
+
+
+def test_what_was_explained_is_told_but_by_methods_that_need_no_picture(bench: Bench) -> None:
+    job_id = bench.submit(methods=("occlusion", "kernels"))
+    bench.drain()
+    record = bench.record(job_id)
+    prediction = record.job.prediction
+    occlusion, kernels = record.methods
+    assert occlusion.provenance == {
+        "engine": "stand-in",
+        "target": prediction["label"],
+        "margin": prediction["margin"],
+        "probability": prediction["scores"][prediction["label"]],
+        "placement": asdict(Preprocessing(StandInEngine().manifest.input).placement(4, 3)),
+    }
+    assert kernels.provenance == {"engine": "stand-in"}
+
+
+@pytest.mark.parametrize("answer", ["cat", "dog"])
+def test_what_is_explained_is_the_answer_that_is_shown(
+    bench: Bench, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what the explainer would answer: two classes that are as likely may change places in bfloat16."""
+    prediction = Prediction(answer, {"cat": 0.5, "dog": 0.5}, margin=0.0, logits=[0.0, 0.0])
+    monkeypatch.setattr(bench.engine, "predict", lambda batch: [prediction] * len(batch))
+    job_id = bench.submit(methods=("occlusion",))
+    bench.drain()
+    record = bench.record(job_id)
+    assert record.job.prediction["label"] == record.methods[0].provenance["target"] == answer
+    assert record.job.options["target"] is None  # as it was asked
+
+
+def test_the_answer_and_the_same_class_asked_for_are_one_question(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench.submit(methods=("occlusion", "kernels"))
+    bench.drain()
+    answer = bench.record(first).job.prediction["label"]
+    other = {"cat": "dog", "dog": "cat"}[answer]
+    same = bench.submit(methods=("occlusion", "kernels"), options={"target": answer})
+    another = bench.submit(methods=("occlusion", "kernels"), options={"target": other})
+    bench.drain()
+    assert [method.cached for method in bench.record(same).methods] == [True, True]
+    assert bench.record(same).methods[0].provenance == bench.record(first).methods[0].provenance
+    assert [method.cached for method in bench.record(another).methods] == [False, True]
+    assert bench.record(another).methods[0].provenance["target"] == other
+
+    # Where the answer has changed, so has the question.
+    prediction = Prediction(other, {"cat": 0.5, "dog": 0.5}, margin=0.0, logits=[0.0, 0.0])
+    monkeypatch.setattr(bench.engine, "predict", lambda batch: [prediction] * len(batch))
+    again = bench.submit(methods=("occlusion",))
+    bench.drain()
+    assert bench.record(again).methods[0].provenance["target"] == other
 
 
 def test_progress_counts_up_and_its_partial_map_goes_when_the_method_ends(bench: Bench) -> None:
