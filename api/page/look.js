@@ -98,6 +98,7 @@ export class Look {
     this.#clear();
     this.method = method;
     this.label = explained(job, method);
+    this.unit = words.unit(method.name);
     const isDepths = method.name === "grad_cam" && layers;
     if (isDepths) {
       const names = [...layers.keys()];
@@ -110,6 +111,7 @@ export class Look {
         depthOf: words.depth,
         onLayer: (name) => {
           this.has.layer = name;
+          this.unit = words.unit(method.name, name === last);
           this.#draw(name === last ? map : layers.get(name));
           this.onDepth();
         },
@@ -172,7 +174,7 @@ export class Look {
     const place = `x ${Math.floor(x)}, y ${Math.floor(y)}`;
     if (column < 0 || row < 0 || column >= columns || row >= rows)
       return `${place} · outside of what the network sees`;
-    return `${place} · ${words.signed(values[row * columns + column])} ${words.unit(this.method.name)}`;
+    return `${place} · ${words.signed(values[row * columns + column])} ${this.unit}`;
   }
 
   #showLegend({ limit, signed, table }) {
@@ -196,7 +198,7 @@ export class Look {
       ...(signed ? [el("span", {}, `−${words.number(limit)} against ${label}`)] : []),
       el("span", {}, "0"),
       el("span", {}, `${isMap ? `for ${label} ` : ""}${signed ? "+" : ""}${words.number(limit)}`),
-      el("span", { class: "unit" }, words.unit(this.method.name)),
+      el("span", { class: "unit" }, this.unit),
     );
   }
 }

@@ -91,7 +91,7 @@ export function reading(method, label, provenance) {
     }[provenance?.baseline] ?? "the baseline";
   return (
     {
-      grad_cam: `Where the network’s layers found ${of}, at the depth on show: roughly where, not which pixels.`,
+      grad_cam: `Where the network’s layers found ${of}, at the depth on show: roughly where, not which pixels. Before the last block the numbers are a first-order estimate.`,
       integrated_gradients: `How much each pixel speaks for ${of} or against it, in comparison with ${start}.`,
       occlusion: `How much less likely ${of} becomes with this part covered. Below zero it becomes more likely.`,
       feature_maps:
@@ -105,11 +105,11 @@ export function reading(method, label, provenance) {
 export const LOG_ODDS =
   "The scale on which the network weighs its answer. 0 is undecided; each +1 makes the class 2.7 times as likely against the others, each −1 as much less likely. Evidence adds up on it, as probabilities do not.";
 
-/** What one number of a map is. */
-export function unit(method) {
+/** What one number of a map is. Grad-CAM's are log-odds after the last block only. */
+export function unit(method, isLastBlock = true) {
   return (
     {
-      grad_cam: "log-odds per cell",
+      grad_cam: isLastBlock ? "log-odds per cell" : "weight × activation",
       integrated_gradients: "log-odds per pixel",
       occlusion: "log-odds lost when covered",
       feature_maps: "activation",

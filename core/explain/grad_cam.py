@@ -37,8 +37,9 @@ def explain(
 ) -> Explanation:
     """``picture``: uint8 [S, S, 3].
 
-    layers: signed maps float32 [H, W] in log-odds, each at its layer's resolution, by depth: the stem, the
-      last block of each stage (``provenance["stage_ends"]``) and 15 depths (``provenance["grid"]``).
+    layers: signed maps float32 [H, W], each at its layer's resolution, by depth: the stem, the last block of
+      each stage (``provenance["stage_ends"]``) and 15 depths (``provenance["grid"]``). The last is in
+      log-odds; those before it are a first-order estimate, whose size cannot be compared with another's.
     attribution: the last of them, signed, bilinear to [S, S] with align_corners=False, so that a cell's
       centre lies over the centre of the pixels it stands for.
     quality: sparsity, the Gini index of its positive part, which is what Grad-CAM shows.

@@ -21,7 +21,7 @@ from core.explain.options import (
 )
 from core.explain.windows import Windows
 
-GENERATION = 2
+GENERATION = 3
 """Goes up with every version of the code that answers the same question otherwise: results of another one
 are not reused."""
 

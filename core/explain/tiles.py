@@ -4,7 +4,6 @@ from __future__ import annotations
 
 # ruff: noqa: RUF001 - the sign between width and height is meant
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from PIL import Image, ImageDraw
@@ -19,28 +18,33 @@ _FINE = 22  # pixels; for names of layers and channels only
 
 
 def depths(explanation: Explanation, picture: Pixels) -> list[Image.Image]:
-    """The last layer of every stage on one scale; then the grid of depths, with a scale for each stage.
+    """The last layer of every stage over the picture; then the grid of depths, a line or less for each stage.
 
-    Values are multiplied by the number of cells: a cell of a fine grid says less than one of a coarse grid
-    only because it is smaller.
+    Each map is on a scale of its own. Only after the last block is the network linear, so that weight times
+    activation adds up to the log-odds; before it that is a first-order estimate, which may be many times as
+    large as the log-odds or as small: on one scale the largest would leave the others black.
     """
-    layers = [replace(layer, values=layer.values * layer.values.size) for layer in explanation.layers]
+    layers = explanation.layers
     ends = {words.stage(layer.name): layer for layer in layers}
-    scale = unsigned_scale([layer.values for layer in ends.values()])
     columns = max(4, len(ends))
     side = layout.side_of(columns, 20)
-    tiles = [
-        layout.captioned(layout.laid(end.values, picture, scale, side), words.depth(end.name), _FINE)
-        for end in ends.values()
-    ]
-    unit = "log-odds, if the whole picture were like this place"
-    blocks = [_band("The end of each stage, on one scale", scale, unit, tiles, columns)]
+    tiles = []
+    for end in ends.values():
+        scale = unsigned_scale([end.values])
+        tiles.append(_depth(layout.laid(end.values, picture, scale, side), words.depth(end.name), scale))
+    heading = [text("The end of each stage", bold=True), text(words.DEPTHS, SMALL, ink=MUTED)]
+    blocks = [layout.column([layout.column(heading, 2), layout.grid(tiles, columns, 20)], gap=18)]
     if len(layers) > len(ends):
         named = explanation.provenance.get("grid", [layer.name for layer in layers])
         chosen = [layer for layer in layers if layer.name in named]
         stages = [list(group) for _, group in groupby(chosen, _stage)]
         blocks += [layout.row([_stage_of_depths(s) for s in line], _GRID_GAP) for line in _packed(stages)]
     return blocks
+
+
+def _depth(tile: Image.Image, name: str, scale: Scale) -> Image.Image:
+    most = "nowhere positive" if scale.flat else f"up to {layout.number(scale.limit)}"
+    return layout.captioned(tile, f"{name}\n{most}", _FINE)
 
 
 def _packed(stages: Sequence[list[Layer]]) -> list[list[list[Layer]]]:
@@ -55,19 +59,17 @@ def _packed(stages: Sequence[list[Layer]]) -> list[list[list[Layer]]]:
 
 
 def _stage_of_depths(layers: Sequence[Layer]) -> Image.Image:
-    scale = unsigned_scale([layer.values for layer in layers])
     side = layout.side_of(_GRID_COLUMNS, _GRID_GAP)
     columns = min(len(layers), _GRID_COLUMNS)
     width = columns * side + (columns - 1) * _GRID_GAP
-    tiles = [
-        layout.captioned(layout.heat(layer.values, scale, side), words.block(layer.name), _FINE)
-        for layer in layers
-    ]
+    tiles = []
+    for layer in layers:
+        scale = unsigned_scale([layer.values])
+        tiles.append(_depth(layout.heat(layer.values, scale, side), words.block(layer.name), scale))
     rows, cells = layers[0].values.shape
-    brightest = "zero everywhere" if scale.flat else f"brightest {layout.number(scale.limit)}"
     heading = [
         text(words.depth(_stage(layers[0])), SMALL, bold=True, width=width),
-        text(f"{cells} × {rows}\n{brightest}", _FINE, ink=MUTED, width=width),
+        text(f"{cells} × {rows}", _FINE, ink=MUTED, width=width),
     ]
     return layout.column([layout.column(heading, 2), layout.grid(tiles, columns, _GRID_GAP)], gap=8)
 

@@ -80,6 +80,13 @@ def reading(explanation: Explanation) -> str:
     return f"Red speaks for “{label}”, blue against it."
 
 
+DEPTHS = (
+    "Each map has colours of its own: black is 0, the brightest is the number below it. For the last block "
+    "that is log-odds per cell; for those before it weight × activation, a first-order estimate that shows "
+    "where, not how much."
+)
+
+
 def unit(explanation: Explanation) -> str:
     """What the numbers on the colour bar are."""
     most = "the strongest 1\u00a0% share the last colours"

@@ -132,12 +132,15 @@ def test_the_depth_of_grad_cam(at_real: Visit, job_id: str) -> None:
     page.get_by_text("How it was made").click()
     depth = page.get_by_label(re.compile("^Depth"))
     expect(page.locator(".controls .value")).to_have_text("stage 4, block 3")
+    expect(page.locator(".legend .unit")).to_have_text("log-odds per cell")
     depth.fill("0")
     expect(page.locator(".controls .value")).to_have_text("stem")
+    expect(page.locator(".legend .unit")).to_have_text("weight × activation")
     changed(page, before)
     expect(page.locator(".findings")).not_to_contain_text(share)  # what is said is said of this depth
     expect(page.locator(".notes details")).to_have_attribute("open", "")
     depth.fill("99")
+    expect(page.locator(".legend .unit")).to_have_text("log-odds per cell")
     expect(page.locator(".findings")).to_contain_text(share)
 
 

@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.explain import layout
 from core.explain.colour import NonFiniteMap
 from core.explain.explanation import Explanation, Layer, Target
 from core.explain.panels import _LARGE, _LITTLE
@@ -263,17 +264,36 @@ def test_feature_maps_are_on_one_scale_and_dead_channels_stay_empty() -> None:
     assert area[0] == 3 * inside
 
 
-def test_layers_of_one_row_are_compared_by_their_share_of_the_picture() -> None:
-    """A grid of 8 x 8 with a quarter of the value in each of its cells says as much as one of 4 x 4."""
-    same = (
-        Layer("layer1.0", np.full((8, 8), 0.25, np.float32)),
-        Layer("layer2.0", np.full((4, 4), 1.0, np.float32)),
-    )
+def test_each_depth_is_on_a_scale_of_its_own() -> None:
+    """What the first stage would say to first order may be a hundred times the log-odds of the last block."""
+    depths = {"stem": 27.0, "layer1.0": 1.5, "layer1.1": 0.3, "layer2.0": 0.02}
+    uneven = tuple(Layer(name, np.full((4, 4), most, np.float32)) for name, most in depths.items())
     black = np.zeros((SIZE, SIZE, 3), np.uint8)
     flat = np.zeros((SIZE, SIZE), np.float32)
-    panel = np.asarray(opened(render(explained("grad_cam", flat, layers=same), black)["panel.png"][0]))
-    brightest = [round(0.45 * c) for c in colormaps["magma"](255, bytes=True)[:3]]
-    assert (panel == brightest).all(axis=-1).sum() == 2 * (261 - 2) ** 2
+    panel = np.asarray(opened(render(explained("grad_cam", flat, layers=uneven), black)["panel.png"][0]))
+    brightest = colormaps["magma"](255, bytes=True)[:3]
+    laid = [round(0.45 * c) for c in brightest]
+    assert (panel == laid).all(axis=-1).sum() == 3 * (
+        261 - 2
+    ) ** 2  # the ends of the stages, over the picture
+    assert (panel == brightest).all(axis=-1).sum() == 4 * (204 - 2) ** 2  # and all depths alone
+
+
+def test_the_brightest_number_of_each_depth_is_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    depths = {"stem": 27.0, "layer1.0": 1.5, "layer1.1": 0.3, "layer2.0": -0.02}
+    uneven = tuple(Layer(name, np.full((4, 4), most, np.float32)) for name, most in depths.items())
+    captions: list[str] = []
+    captioned = layout.captioned
+
+    def noted(image: Image.Image, caption: str, *size: int) -> Image.Image:
+        captions.append(caption)
+        return captioned(image, caption, *size)
+
+    monkeypatch.setattr(layout, "captioned", noted)
+    render(explained("grad_cam", layers=uneven), picture())
+    ends = ["stem\nup to 27", "stage 1, block 2\nup to 0.30", "stage 2, block 1\nnowhere positive"]
+    alone = ["stem\nup to 27", "block 1\nup to 1.5", "block 2\nup to 0.30"]
+    assert captions[-7:] == [*ends, *alone, "block 1\nnowhere positive"]
 
 
 @pytest.mark.parametrize("method", [*ATTRIBUTING, "feature_maps", "kernels"])
