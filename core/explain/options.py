@@ -21,7 +21,9 @@ class GradCamOptions(_Options):
 class IntegratedGradientsOptions(_Options):
     baseline: Baseline = Field("mean", description="Where the path begins.")
     tolerance: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        0.01, description="Stop when the attributions account for the log-odds to within this share."
+        0.01,
+        description="Stop when the attributions add up to the change of the log-odds from the baseline, to "
+        "within this share of it.",
     )
     max_evaluations: Annotated[int, Field(ge=8, le=2048)] = Field(
         256, description="Gradients to spend at most; without convergence the result says so."
