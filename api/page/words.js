@@ -103,7 +103,7 @@ export function reading(method, label, provenance) {
 }
 
 export const LOG_ODDS =
-  "The scale on which the network weighs its answer. 0 is undecided; each +1 makes the class 2.7 times as likely against the others, each −1 as much less likely. Evidence adds up on it, as probabilities do not.";
+  "The scale on which the network weighs its answer. 0 is undecided; each +1 makes the class 2.7 times as likely against the others, each −1 as much less likely, before probabilities are calibrated. Evidence adds up on it, as probabilities do not.";
 
 /** What one number of a map is. Grad-CAM's are log-odds after the last block only. */
 export function unit(method, isLastBlock = true) {

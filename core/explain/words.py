@@ -37,7 +37,10 @@ def title(explanation: Explanation) -> str:
 
 
 def decision(explanation: Explanation, prediction: dict[str, Any] | None) -> str:
-    """The explained class with its probability and log-odds; and the answer, where it is another class."""
+    """The explained class with its probability and log-odds; and the answer, where it is another class.
+
+    The two numbers do not follow from each other: only the probability is calibrated.
+    """
     target = explanation.target
     name = NAMES.get(explanation.method, explanation.method)
     if explanation.method == "kernels":
@@ -45,7 +48,8 @@ def decision(explanation: Explanation, prediction: dict[str, Any] | None) -> str
     # The prediction may have been made in another precision; one page must not show two probabilities.
     scores = {} if prediction is None else prediction["scores"]
     probability = scores.get(target.label, target.probability)
-    line = f"{name} · {target.label} {percent(probability)} · log-odds {signed(target.margin)}"
+    log_odds = f"log-odds {signed(target.margin)} before calibration"
+    line = f"{name} · {target.label} {percent(probability)} · {log_odds}"
     if prediction is None or prediction["label"] == target.label:
         return line
     answer = prediction["label"]

@@ -35,7 +35,8 @@ def test_percentages_are_never_rounded_to_certainty(share: float, words: str) ->
 
 
 def test_the_decision_is_told_with_probability_and_log_odds() -> None:
-    assert decision(explained(), None) == "Integrated Gradients · dog 98.7\u00a0% · log-odds +4.3"
+    says = "Integrated Gradients · dog 98.7\u00a0% · log-odds +4.3 before calibration"
+    assert decision(explained(), None) == says
     same = {"label": "dog", "scores": {"dog": 0.987, "cat": 0.013}}
     assert decision(explained(), same) == decision(explained(), None)
 
