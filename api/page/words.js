@@ -79,20 +79,21 @@ export const STATES = {
 
 export const FINAL = new Set(["succeeded", "partial", "failed", "canceled", "expired"]);
 
+const start = (provenance) =>
+  ({
+    mean: "a plain picture of the mean colour",
+    black: "a black picture",
+    white: "a white picture",
+    blur: "a blurred copy of the picture",
+  })[provenance?.baseline] ?? "the baseline";
+
 /** How to read the map of a method, for the explained class. */
 export function reading(method, label, provenance) {
   const of = label === null ? "the explained class" : `“${label}”`;
-  const start =
-    {
-      mean: "a plain picture of the mean colour",
-      black: "a black picture",
-      white: "a white picture",
-      blur: "a blurred copy of the picture",
-    }[provenance?.baseline] ?? "the baseline";
   return (
     {
       grad_cam: `Where the network’s layers found ${of}, at the depth on show: roughly where, not which pixels. Before the last block the numbers are a first-order estimate.`,
-      integrated_gradients: `How much each pixel speaks for ${of} or against it, in comparison with ${start}.`,
+      integrated_gradients: `How much each pixel speaks for ${of} or against it, in comparison with ${start(provenance)}.`,
       occlusion: `How much less likely ${of} becomes with this part covered. Below zero it becomes more likely.`,
       feature_maps:
         "Each tile is one channel: bright where it responds. Early layers tend to edges and colours, late ones to parts of animals. Choose one to lay it on the picture.",
@@ -138,13 +139,9 @@ export function findings(method, map) {
     ];
   const found = [];
   const error = quality?.completeness_error;
-  if (method.name === "integrated_gradients" && error !== undefined) {
-    const accounts = `Accounts for ${percent(1 - error)} of the decision`;
-    if (error >= 1)
-      found.push([false, "Does not account for the decision: its numbers do not add up to it."]);
-    else if (quality.converged ?? true) found.push([true, `${accounts}.`]);
-    else found.push([false, `${accounts}, but has not converged.`]);
-  }
+  // Null where the log-odds do not change at all: of that there is no share.
+  if (method.name === "integrated_gradients" && error != null)
+    found.push(completeness(error, quality.converged ?? true, provenance));
   if (provenance?.approximate) {
     found.push([
       null,
@@ -152,11 +149,7 @@ export function findings(method, map) {
     ]);
   }
   const faithful = quality?.deletion_insertion;
-  if (faithful) {
-    const [deletion, control] = [faithful.deletion_auc, faithful.random_deletion_auc];
-    const says = `As its pixels vanish, strongest first, the mean probability is ${deletion.toFixed(2)}`;
-    found.push([deletion < control, `${says}; in random order it is ${control.toFixed(2)}.`]);
-  }
+  if (faithful) found.push(deletion(faithful.deletion_auc, faithful.random_deletion_auc));
   const share = map && method.name !== "feature_maps" ? halfOfEvidence(map.values) : null;
   if (share !== null)
     found.push([
@@ -164,6 +157,33 @@ export function findings(method, map) {
       `Half of the evidence in favour lies on ${percent(share)} of what the network sees.`,
     ]);
   return found;
+}
+
+function completeness(error, converged, provenance) {
+  const change = changeOf(provenance);
+  if (converged) {
+    // A share of next to no change may be large; then it converged by an absolute bound.
+    const off = error < 1 ? percent(error) : "at most 0.001";
+    return [true, `Adds up to ${change}, with an error of ${off}.`];
+  }
+  if (error >= 1) return [false, `Does not add up to ${change}: the error is ${percent(error)}.`];
+  return [false, `Adds up to ${change}, with an error of ${percent(error)}; it has not converged.`];
+}
+
+/** What the attributions of Integrated Gradients are to add up to. */
+function changeOf(provenance) {
+  const { baseline_margin: before, margin: after } = provenance ?? {};
+  if (before == null || after == null) return `the change of the log-odds from ${start(provenance)}`;
+  return `the change of the log-odds from ${signed(before)} (${start(provenance)}) to ${signed(after)}`;
+}
+
+const CLEAR = 0.1; // the control is one random order, and another one's value differs by 0.07 to 0.1
+
+function deletion(strongestFirst, inRandomOrder) {
+  const [value, control] = [strongestFirst, inRandomOrder].map((probability) => probability.toFixed(2));
+  const says = `As its pixels vanish, strongest first, the mean probability is ${value}; in random order it is ${control}`;
+  if (Math.abs(strongestFirst - inRandomOrder) < CLEAR) return [null, `${says}: no clear difference.`];
+  return [strongestFirst < inRandomOrder, `${says}.`];
 }
 
 function halfOfEvidence(values) {

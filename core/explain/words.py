@@ -125,14 +125,12 @@ def findings(explanation: Explanation) -> list[Finding]:
     error = explanation.quality.get("completeness_error")
     # Of the other methods' maps nobody claims that their pixels add up to the decision.
     if explanation.method == "integrated_gradients" and error is not None:
-        found.append(_completeness(error, bool(explanation.quality.get("converged", True))))
+        found.append(_completeness(explanation, error))
     if explanation.provenance.get("approximate"):
         computed, windows = explanation.provenance["computed"], explanation.provenance["windows"]
         found.append((None, f"Approximate: {computed} of {windows} places computed, the others guessed."))
     if (faithful := explanation.quality.get("deletion_insertion")) is not None:
-        deletion, control = faithful["deletion_auc"], faithful["random_deletion_auc"]
-        says = f"As its pixels vanish, strongest first, the mean probability is {deletion:.2f}; "
-        found.append((deletion < control, f"{says}in random order it is {control:.2f}."))
+        found.append(_deletion(faithful["deletion_auc"], faithful["random_deletion_auc"]))
     if explanation.attribution is not None:
         found += _concentration(explanation.attribution)
     return found
@@ -154,11 +152,39 @@ def _is_rounding(explanation: Explanation) -> bool:
 _ROUNDING = 1e-3
 
 
-def _completeness(error: float, converged: bool) -> Finding:
+def _completeness(explanation: Explanation, error: float) -> Finding:
+    change = _change(explanation)
+    if explanation.quality.get("converged", True):
+        # A share of next to no change may be large; then it converged by an absolute bound.
+        off = percent(error) if error < 1 else "at most 0.001"
+        return True, f"Adds up to {change}, with an error of {off}."
     if error >= 1:
-        return False, "Does not account for the decision: its numbers do not add up to it."
-    accounts = f"Accounts for {percent(1 - error)} of the decision"
-    return converged, f"{accounts}." if converged else f"{accounts}, but has not converged."
+        return False, f"Does not add up to {change}: the error is {percent(error)}."
+    return False, f"Adds up to {change}, with an error of {percent(error)}; it has not converged."
+
+
+def _change(explanation: Explanation) -> str:
+    """What the attributions are to add up to."""
+    start = _BASELINES.get(str(explanation.provenance.get("baseline", "")), "the baseline")
+    margin = explanation.provenance.get("baseline_margin")
+    if margin is None:
+        return f"the change of the log-odds from {start}"
+    return (
+        f"the change of the log-odds from {signed(margin)} ({start}) to {signed(explanation.target.margin)}"
+    )
+
+
+def _deletion(deletion: float, control: float) -> Finding:
+    says = (
+        f"As its pixels vanish, strongest first, the mean probability is {deletion:.2f}; "
+        f"in random order it is {control:.2f}"
+    )
+    if abs(deletion - control) < _CLEAR:
+        return None, f"{says}: no clear difference."
+    return deletion < control, f"{says}."
+
+
+_CLEAR = 0.1  # the control is one random order, and another one's value differs by 0.07 to 0.1
 
 
 def _concentration(attribution: Numbers) -> list[Finding]:

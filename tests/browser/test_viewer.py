@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from core.explain.words import percent, signed
 from core.vision.manifest import read_manifest
 from core.vision.preprocessing import Preprocessing
 from tests.browser.conftest import OpenVisit, Visit, make_service_folder
@@ -193,9 +194,12 @@ def test_quality_in_words(at_real: Visit, real: Service, job_id: str) -> None:
     page = opened(at_real, job_id, "integrated_gradients")
     job = real.http.get(f"/v1/jobs/{job_id}").json()
     (method,) = (one for one in job["methods"] if one["name"] == "integrated_gradients")
-    share = 100 * (1 - method["quality"]["completeness_error"])
-    words = f"{share:.1f}" if share < 99.95 else ">\u00a099.9"  # never rounded to certainty
-    expect(page.locator(".findings li").first).to_have_text(f"Accounts for {words}\u00a0% of the decision.")
+    quality, made = method["quality"], method["provenance"]
+    expect(page.locator(".findings li").first).to_have_text(
+        f"Adds up to the change of the log-odds from {signed(made['baseline_margin'])} "
+        f"(a plain picture of the mean colour) to {signed(made['margin'])}, "
+        f"with an error of {percent(quality['completeness_error'])}."
+    )
     expect(page.locator(".findings")).to_contain_text(
         re.compile("Half of the evidence in favour lies on .* of what the network sees")
     )

@@ -10,6 +10,16 @@ from core.explain.colour import Scale
 from core.explain.explanation import Explanation, Target
 from core.explain.words import decision, depth, findings, limits, percent, reading
 
+# The page says the same: tests/browser/test_words.py.
+COMPLETENESS = [
+    (0.006, True, "Adds up to {change}, with an error of 0.6 %."),
+    (0.00001, True, "Adds up to {change}, with an error of < 0.1 %."),
+    (1.7, True, "Adds up to {change}, with an error of at most 0.001."),  # of next to no change
+    (0.12, False, "Adds up to {change}, with an error of 12.0 %; it has not converged."),
+    (1.7, False, "Does not add up to {change}: the error is 170.0 %."),
+]
+DELETION = [(0.6, True), (0.42, True), (0.40, None), (0.31, None), (0.22, None), (0.2, False)]
+
 TARGET = Target("dog", 1, margin=4.32, probability=0.987)
 
 
@@ -57,21 +67,18 @@ def test_every_baseline_is_named() -> None:
     assert len(told) == 4
 
 
-def test_completeness_in_words() -> None:
-    def first(**quality: Any) -> tuple[bool | None, str]:
-        return findings(explained(quality=quality))[0]
-
-    assert first(completeness_error=0.006, converged=True) == (
-        True,
-        "Accounts for 99.4\u00a0% of the decision.",
+@pytest.mark.parametrize(("error", "converged", "expected"), COMPLETENESS)
+def test_completeness_in_words(error: float, converged: bool, expected: str) -> None:
+    quality = {"completeness_error": error, "converged": converged}
+    made = {"baseline": "blur", "baseline_margin": -1.5}
+    ((passed, sentence),) = findings(explained(quality=quality, provenance=made))
+    assert passed is converged
+    assert sentence.replace("\u00a0", " ") == expected.format(
+        change="the change of the log-odds from −1.5 (a blurred copy of the picture) to +4.3"
     )
-    passed, sentence = first(completeness_error=0.12, converged=False)
-    assert not passed
-    assert "88.0\u00a0%" in sentence
-    assert sentence.endswith("but has not converged.")
-    passed, sentence = first(completeness_error=1.7, converged=False)
-    assert not passed
-    assert "does not account" in sentence.lower()
+    ((_, sentence),) = findings(explained(quality=quality))
+    change = "the change of the log-odds from the baseline"
+    assert sentence.replace("\u00a0", " ") == expected.format(change=change)
 
 
 def test_completeness_is_not_claimed_for_methods_that_do_not_add_up() -> None:
@@ -90,13 +97,15 @@ def test_an_approximation_is_told() -> None:
     assert findings(explained("occlusion", provenance=made | {"approximate": False})) == []
 
 
-@pytest.mark.parametrize(("control", "passes"), [(0.6, True), (0.2, False)])
-def test_deletion_is_told_with_its_control(control: float, passes: bool) -> None:
+@pytest.mark.parametrize(("control", "passes"), DELETION)
+def test_deletion_is_told_with_its_control(control: float, passes: bool | None) -> None:
+    """One random order's value differs from another's by up to 0.1, so less than that says nothing."""
     quality = {"deletion_insertion": {"deletion_auc": 0.31, "random_deletion_auc": control}}
     ((passed, sentence),) = findings(explained("occlusion", quality=quality))
     assert passed is passes
     assert "0.31" in sentence
     assert f"{control:.2f}" in sentence
+    assert ("no clear difference" in sentence) is (passes is None)
 
 
 @pytest.mark.parametrize("method", ["occlusion", "integrated_gradients"])
