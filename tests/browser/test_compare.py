@@ -47,6 +47,28 @@ def test_the_class_that_is_explained_is_named(visit: Visit, jobs: list[dict[str,
     expect(page.locator(".legend")).to_contain_text(f"for {target}")
 
 
+def test_the_class_explained_is_the_one_that_was_whatever_the_answer_says(
+    visit: Visit, jobs: list[dict[str, Any]]
+) -> None:
+    """A result may be older than the answer beside it, and the two may differ in a close call."""
+    job = jobs[0]
+    answer = job["prediction"]["label"]
+    other = {"cat": "dog", "dog": "cat"}[answer]
+    method = job["methods"][0]
+    assert (job["options"]["target"], method["provenance"]["target"]) == (None, answer)
+    changed = {**method, "provenance": {**method["provenance"], "target": other}}
+    visit.page.route(
+        re.compile(rf"/v1/jobs/{job['id']}(\?|$)"),
+        lambda route: route.fulfill(json={**job, "methods": [changed]}),
+    )
+    page = visit.open(f"job/{job['id']}")
+    expect(page.locator(".answer")).to_contain_text(answer)
+    expect(page.locator(".notes .lead")).to_contain_text(f"“{other}”")
+    expect(page.locator(".legend")).to_contain_text(f"for {other}")
+    page = visit.open(f"compare/{job['id']}")
+    expect(page.locator(".side-by-side p.hint").first).to_contain_text(f"explained: {other}")
+
+
 def test_compare_begins_with_what_is_shown(
     visit: Visit, service: Service, jobs: list[dict[str, Any]]
 ) -> None:
