@@ -17,17 +17,19 @@ from api.batch_given import Given, checked_url, refused, shown_name
 from api.batch_manifest import from_manifest
 from api.batch_schemas import BatchFields, BatchForm, BatchItem, BatchRequest
 from api.batch_upload import Part, Upload, receive
-from api.bodies import media_type_of, refuse_texts, values_of
+from api.bodies import MAX_PIECES, media_type_of, parsed_json, refuse_texts, values_of
 from api.problems import from_validation
 from api.submissions import LIMITS, decode_base64
 from core.errors import (
-    BadRequest,
     InvalidRequest,
     PawlensError,
     PayloadTooLarge,
     UnsupportedMediaType,
 )
 from core.settings import Settings
+
+PIECES_PER_ITEM = 32
+"""An item of the JSON form has up to four, and more where its URL has commas."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,8 @@ async def _small_body(request: Request, settings: Settings) -> bytes:
 
 
 def _from_json(body: bytes, settings: Settings) -> AskedBatch:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"The body is not JSON: {error}") from error
-    asked = BatchRequest.model_validate(document)
+    most = MAX_PIECES + settings.max_batch_items * PIECES_PER_ITEM
+    asked = BatchRequest.model_validate(parsed_json(body, most_pieces=most))
     if len(asked.items) > settings.max_batch_items:
         raise InvalidRequest(f"items: a batch has {settings.max_batch_items:,} at most.")
     items = [_from_item(index, item, settings) for index, item in enumerate(asked.items)]

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from api.batch_given import Given, checked_url, refused
 from api.batch_schemas import ManifestRow
-from core.errors import InvalidRequest, PawlensError
+from api.bodies import parsed_json
+from core.errors import BadRequest, InvalidRequest, PawlensError
 from core.settings import Settings
 
 COLUMNS = tuple(ManifestRow.model_fields)
+PIECES_PER_ROW = 3000
+"""A URL and two names of nothing but commas have fewer."""
 Form = Literal["csv", "jsonl"]
 _BY_SUFFIX: dict[str, Form] = {"csv": "csv", "jsonl": "jsonl", "ndjson": "jsonl"}
 _BY_MEDIA_TYPE: dict[str, Form] = {
@@ -42,7 +45,7 @@ def from_manifest(data: bytes, name: str, media_type: str, settings: Settings) -
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"manifest: it is not UTF-8 text: {error}") from error
-    rows = _from_csv(text) if _form(text, name, media_type) == "csv" else _from_jsonl(text)
+    rows = _from_csv(text) if _form(text, name, media_type) == "csv" else _from_jsonl(data)
     found: list[Given] = []
     for number, row in rows:
         if len(found) == settings.max_batch_items:
@@ -60,7 +63,7 @@ def _form(text: str, name: str, media_type: str) -> Form:
 
 
 def _from_csv(text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(_of_few_cells(io.StringIO(text, newline="")), strict=True)
     columns: list[str] | None = None
     try:
         for number, cells in enumerate(reader, start=1):
@@ -79,6 +82,13 @@ def _from_csv(text: str) -> Iterator[tuple[int, Any]]:
         raise InvalidRequest("manifest: it is empty. Its first row names the columns; one is 'url'.")
 
 
+def _of_few_cells(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if line.count(",") > PIECES_PER_ROW:
+            raise InvalidRequest(f"manifest: row {number} has more than {PIECES_PER_ROW:,} cells.")
+        yield line
+
+
 def _header(cells: list[str]) -> list[str]:
     columns = [cell.strip().lower() for cell in cells]
     unknown = [repr(column[:40]) for column in columns if column not in COLUMNS]
@@ -92,15 +102,17 @@ def _header(cells: list[str]) -> list[str]:
     return columns
 
 
-def _from_jsonl(text: str) -> Iterator[tuple[int, Any]]:
-    # Not splitlines(): JSON may have other separators, such as U+2028, within its text.
-    for number, line in enumerate(text.split("\n"), start=1):
+def _from_jsonl(data: bytes) -> Iterator[tuple[int, Any]]:
+    # Not the text's splitlines(): JSON may have other separators, such as U+2028, within its text.
+    for number, line in enumerate(io.BytesIO(data.removeprefix(BOM_UTF8)), start=1):
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, InvalidRequest(f"it is not JSON: {str(error)[:100]}")
+            yield number, parsed_json(line, what="it", most_pieces=PIECES_PER_ROW)
+        except BadRequest as error:
+            yield number, InvalidRequest(error.detail[:120])
+        except InvalidRequest as error:
+            yield number, error
 
 
 def _given(index: int, number: int, row: Any, settings: Settings) -> Given:

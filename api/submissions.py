@@ -10,7 +10,7 @@ from anyio import to_thread
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from api.bodies import media_type_of, parsed_json, refuse_texts, values_of
+from api.bodies import body_of, media_type_of, parsed_json, refuse_texts, values_of
 from api.forms import FileHead, InMemory, Limits, read_multipart, read_urlencoded
 from api.job_fields import JobFields, JobForm, JobRequest
 from api.problems import from_validation
@@ -52,7 +52,7 @@ async def read_job(request: Request, settings: Settings) -> Asked:
         if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
             asked = await _read_form(request, settings)
         elif kind == "application/json":
-            body = await request.body()
+            body = await body_of(request)
             # In a thread when it may take long: a million fields keep a core busy for seconds.
             is_small = len(body) <= SMALL_BODY_BYTES
             asked = _from_json(body) if is_small else await to_thread.run_sync(_from_json, body)

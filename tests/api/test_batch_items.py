@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from api.batch_items import PIECES_PER_ITEM
+from api.bodies import MAX_PIECES
 from core.jobs.tables import Blob, Image
 from tests.api.batch_forms import (
     CALL,
@@ -336,6 +338,15 @@ class TestManifests:
         assert sorted(faults(batch)) == [1, 2, 3, 4, 5]
         assert batch["errors"][0]["detail"].startswith("Row 2: it is not JSON")
 
+    def test_a_line_of_very_many_values(self, sqlite_api: Api) -> None:
+        many = "[" + "{}," * 5000 + "{}]"
+        batch = of_manifest(sqlite_api, f'{many}\n{{"url": "{URLS[0]}"}}\n', "m.jsonl")
+        assert faults(batch) == {0: "invalid_request"}
+        assert "more than 3,000 values" in batch["errors"][0]["detail"]
+        cells = f"url\n{URLS[0]}\n{',' * 5000}\n".encode()
+        sqlite_api.clear()
+        refused(sqlite_api, detail="row 3 has more than 3,000 cells", files={"manifest": ("m.csv", cells)})
+
     @pytest.mark.parametrize(
         ("text", "detail"),
         [
@@ -395,7 +406,7 @@ class TestJson:
     def test_whatever_is_among_the_items_is_refused_alone(self, api: Api) -> None:
         """Also what cannot be stored, shown or encoded again."""
         deep = "[" * 900 + "]" * 900
-        strange = ['{"\\ud800": 1}', '{"a\\u0000b\\n": 1}', '{"name": "\\ud800"}', "NaN", "1e999", deep]
+        strange = ['{"\\ud800": 1}', '{"a\\u0000b\\n": 1}', '{"name": "\\ud800"}', "1e999", deep]
         good = json.dumps({"url": PUBLIC_URL, "custom_id": "good"})
         body = f'{{"items": [{", ".join([*strange, good])}]}}'
         headers = {"Content-Type": "application/json", "Idempotency-Key": "strange"}
@@ -410,7 +421,8 @@ class TestJson:
 
     def test_bodies_that_are_none(self, sqlite_api: Api) -> None:
         kind = {"Content-Type": "application/json"}
-        refused(sqlite_api, "bad_request", 400, content=b"{", headers=kind)
+        for body in (b"{", b'{"items": [NaN]}', b'{"items": ["\xff"]}'):
+            refused(sqlite_api, "bad_request", 400, content=body, headers=kind)
         refused(sqlite_api, json={})
         refused(sqlite_api, json={"items": []})
         refused(sqlite_api, json={"items": {}})
@@ -462,6 +474,8 @@ class TestLimits:
         refused(small, detail="20 files", files={"archive": ("a.zip", archive)})
         refused(small, detail="20 rows", files={"manifest": ("m.csv", f"url\n{URLS[0]}\n" * 11)})
         refused(small, detail="20 at most", json={"items": [{"url": PUBLIC_URL}] * 21})
+        many = MAX_PIECES + 20 * PIECES_PER_ITEM
+        refused(small, detail=f"more than {many:,} values", json={"items": [{}] * many})
 
     def test_more_than_a_zip_may_expand_to(self, small: Api) -> None:
         members = {f"{i}.png": picture(i) + bytes(1 << 19) for i in range(9)}

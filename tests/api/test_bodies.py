@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api import middleware, submissions
+from api import bodies, middleware, submissions
 from tests.api.conftest import PHOTO, PUBLIC_URL, Api, assert_problem
 from tests.processes import eventually
 
@@ -223,6 +223,17 @@ class TestTooMuch:
             status, headers, _ = read_answer(connection)
             assert connection.recv(1) == b""  # closed, as it says
         assert (status, headers["connection"]) == (413, "close")
+
+    @pytest.mark.parametrize("piece", ["{}", "[]", '{"a":1}', "0"])
+    def test_values_in_json(self, sqlite_api: Api, piece: str) -> None:
+        """They would take many times the memory of their text, and keep all others waiting meanwhile."""
+        body = f'{{"image": [{",".join([piece] * (bodies.MAX_PIECES + 1))}]}}'
+        answer = sqlite_api.http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert_problem(answer, 422, "invalid_request", "more than 30,000 values")
+
+    def test_as_many_values_as_metadata_may_have(self, sqlite_api: Api) -> None:
+        document = {"image": {"url": f"https://example.com/{',' * 2000}"}, "metadata": {"a": [0] * 5000}}
+        assert sqlite_api.http.post("/v1/jobs", json=document).status_code == 202
 
     def test_a_call_that_needs_few_words_takes_no_more(self, sqlite_api: Api) -> None:
         answer = sqlite_api.http.post("/v1/webhooks", json={"url": PUBLIC_URL, "x" * 65_536: 1})
