@@ -100,7 +100,10 @@ class HeadAsGet:
 
 BODY_SECONDS = 60.0
 BODY_BYTES_PER_SECOND = 1024
-"""A body may take a minute, and longer as long as it comes at this pace: a phone on a bad network does."""
+"""A body may take a minute, and longer as long as it comes at this pace: a phone on a bad network does. What
+comes faster gains no more than the minute back, or a body that is nearly whole could be left for hours."""
+SILENCE_SECONDS = 30.0
+"""Between two pieces of a body."""
 
 
 class TooSlow(PawlensError):
@@ -113,10 +116,10 @@ class LimitedBody:
 
     ``others`` are the limits of single calls, by method and path.
 
-    A refusal closes the connection, and the client may still be sending. Closed on unread bytes, TCP resets
-    the connection and takes the answer away from a client that reads it only when it has sent everything. So
-    the answer is sent, and what follows is thrown away for :data:`LINGER_SECONDS` before the end (nginx calls
-    it ``lingering_close``).
+    A refusal may close the connection while the client is still sending: because it says so, or because the
+    request did, as those of HTTP/1.0 do. Closed on unread bytes, TCP resets the connection and takes the
+    answer away from a client that reads it only when it has sent everything. So the answer is sent, and what
+    follows is thrown away for :data:`LINGER_SECONDS` before the end (nginx calls it ``lingering_close``).
     """
 
     def __init__(
@@ -131,22 +134,25 @@ class LimitedBody:
             await self._app(scope, receive, send)
             return
         limit = self._others.get((scope["method"], scope["path"]), self._max_bytes)
-        received, is_whole, closes, started = 0, False, False, time.monotonic()
+        received, is_whole, closes, patience = 0, False, False, BODY_SECONDS
 
         async def counted() -> Message:
-            nonlocal received, is_whole
+            nonlocal received, is_whole, patience
             if is_whole:  # what is waited for now is that the client leaves
                 return await receive()
+            asked_at = time.monotonic()
             try:
-                left = started + BODY_SECONDS + received / BODY_BYTES_PER_SECOND - time.monotonic()
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min(patience, SILENCE_SECONDS)):
                     message = await receive()
             except TimeoutError as error:
                 raise TooSlow(
                     "The request's body came too slowly. Send less at once, or over a better connection.",
                     headers={"Connection": "close"},
                 ) from error
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            waited = time.monotonic() - asked_at
+            patience = min(BODY_SECONDS, patience - waited + size / BODY_BYTES_PER_SECOND)
+            received += size
             is_whole = not message.get("more_body", False)
             if received > limit:
                 # Raised where the body is read, and turned into the answer like any other refusal.
@@ -156,8 +162,8 @@ class LimitedBody:
         async def send_and_linger(message: Message) -> None:
             nonlocal closes
             if message["type"] == "http.response.start":
-                closes = Headers(raw=message["headers"]).get("connection") == "close"
-            elif closes and not is_whole and not message.get("more_body", False):
+                closes = _closes(Headers(raw=message["headers"]))
+            elif not (is_whole or message.get("more_body", False)) and (closes or _is_last(scope)):
                 await send({**message, "more_body": True})
                 await _throw_away(receive)
                 message = {"type": "http.response.body", "body": b""}
@@ -171,6 +177,15 @@ class LimitedBody:
 
 
 LINGER_SECONDS = 5.0
+
+
+def _closes(headers: Headers) -> bool:
+    return "close" in [option.strip().lower() for option in headers.get("connection", "").split(",")]
+
+
+def _is_last(scope: Scope) -> bool:
+    """Whether the server closes the connection after the answer to this request."""
+    return scope["http_version"] == "1.0" or _closes(Headers(scope=scope))
 
 
 async def _throw_away(receive: Receive) -> None:

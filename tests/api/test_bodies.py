@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -207,6 +208,23 @@ class TestTooMuch:
         assert json.loads(body)["detail"].startswith("The request's body is larger than 2,097,152 bytes")
         assert sqlite_api.count_jobs() == 0
 
+    @pytest.mark.parametrize("version", ["1.1\r\nConnection: Close, TE", "1.0"])
+    @pytest.mark.parametrize(("kind", "status"), [("text/plain", 415), ("application/json", 413)])
+    def test_nor_is_it_lost_where_the_request_ends_the_connection(
+        self, sqlite_api: Api, version: str, kind: str, status: int
+    ) -> None:
+        size = 16 << 20 if status == 413 else sqlite_api.settings.max_body_bytes
+        first, *more = version.split("\r\n")
+        lines = [f"POST /v1/jobs HTTP/{first}", "Host: localhost", *more, f"Content-Type: {kind}"]
+        for _ in range(3):  # it is a race, which the answer may win by chance
+            with sqlite_api.connect() as connection:
+                connection.sendall("\r\n".join([*lines, f"Content-Length: {size}\r\n\r\n"]).encode())
+                time.sleep(0.05)  # the answer is there before the body is
+                for _ in range(size >> 18):
+                    connection.sendall(bytes(1 << 18))
+                assert read_answer(connection)[0] == status
+                assert connection.recv(1) == b""
+
     @pytest.mark.parametrize("chunked", [False, True])
     def test_the_answer_reaches_a_client_that_first_sends_everything(
         self, sqlite_api: Api, chunked: bool
@@ -334,6 +352,42 @@ def test_a_body_that_trickles_in_is_not_waited_for_without_end(
     assert b"too_slow" in answer
     assert b"\r\nconnection: close\r\n" in answer.lower()
     assert not sqlite_api.lines(level="ERROR")
+
+
+@pytest.mark.parametrize(("silence", "patience"), [(0.3, 60.0), (30.0, 0.3)])
+def test_a_body_that_comes_fast_buys_no_long_silence(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch, silence: float, patience: float
+) -> None:
+    monkeypatch.setattr(middleware, "SILENCE_SECONDS", silence)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", patience)
+    with sqlite_api.connect() as connection:
+        connection.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            + b"Content-Length: 2000000\r\n\r\n"
+            + bytes(1_900_000)  # at a kilobyte a second half an hour's
+        )
+        connection.settimeout(10)
+        status, headers, _ = read_answer(connection)
+    assert (status, headers["connection"]) == (408, "close")
+
+
+def test_a_body_that_keeps_the_pace_may_take_longer_than_its_first_minute(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(middleware, "SILENCE_SECONDS", 0.4)
+    body = json.dumps({"image": {"url": PUBLIC_URL}}).encode().ljust(10_000)
+    began = time.monotonic()
+    with sqlite_api.connect() as connection:
+        connection.sendall(
+            b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
+        )
+        for start in range(0, len(body), 1000):
+            time.sleep(0.1)
+            connection.sendall(body[start : start + 1000])
+        assert read_answer(connection)[0] == 202
+    assert time.monotonic() - began > 0.9
 
 
 def test_a_slow_body_is_waited_for(sqlite_api: Api) -> None:
