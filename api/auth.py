@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -158,14 +159,14 @@ class Guarded:
         self._trusted = settings.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._needs_a_caller(scope["path"]):
+        if scope["type"] == "http":
             try:
-                _refuse_nul(scope)
-                caller = await self._identify(scope)
+                _refuse_control_characters(scope)
+                if self._needs_a_caller(scope["path"]):
+                    scope.setdefault("state", {})["caller"] = await self._identify(scope)
             except PawlensError as refusal:
                 await problem_response(refusal, scope["path"])(scope, receive, send)
                 return
-            scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
 
     def _needs_a_caller(self, path: str) -> bool:
@@ -194,10 +195,19 @@ class Guarded:
         return Caller(key.id, key.id, key.rate_per_second)
 
 
-def _refuse_nul(scope: Scope) -> None:
-    """No id or name has this character, and PostgreSQL answers a comparison with it by an error."""
-    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-        raise InvalidRequest("The path or the query has a NUL character (%00); nothing here is named so.")
+_CONTROL = re.compile("[\0-\x1f\x7f]")
+
+
+def _refuse_control_characters(scope: Scope) -> None:
+    """No path or id has one. Routes match by expressions that end in ``$``, before which a line's end may
+    stand: "/metrics\\n" would be the route of "/metrics", and to this module another path. And PostgreSQL
+    answers a comparison with NUL by an error, so that the query may not have that one.
+    """
+    if _CONTROL.search(scope["path"]) or b"%00" in scope["query_string"]:
+        raise InvalidRequest(
+            "The path has a control character, as a line's end (%0A) or NUL (%00), or the query has NUL; nothing "
+            "here is named so."
+        )
 
 
 async def owner_of(request: Request) -> str | None:

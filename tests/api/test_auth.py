@@ -153,7 +153,17 @@ def test_paths_that_lead_nowhere_are_protected_as_well(guarded: tuple[Api, str],
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/v10", "/predictions"])
 def test_the_documentation_is_open(guarded: tuple[Api, str], path: str) -> None:
     assert not is_protected(path)
-    assert guarded[0].http.get(path).status_code in (200, 307, 404)
+    assert guarded[0].http.get(path).status_code in (200, 404)
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/predict", "/predict/advanced", "/metrics", "/livez", "/docs"])
+@pytest.mark.parametrize("character", ["%0A", "%0D", "%00", "%7F"])
+def test_a_path_with_a_control_character_is_none(guarded: tuple[Api, str], path: str, character: str) -> None:
+    """To Starlette's routes a line's end at a path's end is nothing."""
+    for method in ("GET", "POST"):
+        answer = guarded[0].http.request(method, path + character)
+        assert_problem(answer, 422, "invalid_request", "control character")
+    assert not guarded[0].lines(level="ERROR")
 
 
 def test_a_browser_may_ask_what_it_may_send(sqlite_url: str, tmp_path: Path) -> None:
@@ -179,6 +189,7 @@ class TestExposed:
         with serving(settings_for(sqlite_url, tmp_path, host="192.0.2.1")) as running:
             for path in ("/v1/jobs", "/metrics"):
                 assert_problem(running.http.get(path), 401)
+            assert_problem(running.http.get("/metrics%0A"), 422)
             assert running.http.get("/livez").status_code == 200
             _, secret = make_key(running, "me")
 

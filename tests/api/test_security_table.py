@@ -240,7 +240,7 @@ def test_a_field_given_twice(sqlite_api: Api) -> None:
     [
         *("/v1/jobs/job_0", "/v1/jobs/..%2F..%2Fetc%2Fpasswd", f"/v1/jobs/{'x' * 5000}", "/v1/jobs/%FF%FE"),
         *("/v1/jobs/job_0/image", "/v1/jobs/job_0/artifacts/grad_cam/..%2F..%2Fpasswd", "/no/such/path"),
-        *("/static-offline-docs/..%2F..%2F..%2Fetc%2Fpasswd", "/static-offline-docs/%00"),
+        "/static-offline-docs/..%2F..%2F..%2Fetc%2Fpasswd",
     ],
 )
 def test_paths_that_lead_nowhere(api: Api, path: str) -> None:
@@ -252,6 +252,7 @@ def test_paths_that_lead_nowhere(api: Api, path: str) -> None:
     [
         *("/v1/jobs/%00", "/v1/jobs/job_%00?wait=9", "/v1/jobs/%00/image", "/v1/jobs/job_0/artifacts/a/%00"),
         *("/v1/jobs/job_0/artifacts/%00/a", "/v1/jobs?custom_id=a%00b"),
+        "/static-offline-docs/%00",
     ],
 )
 def test_nul_in_a_path_or_query(api: Api, path: str) -> None:
