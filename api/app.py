@@ -55,6 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        # Where a slash too many would lead, Starlette takes from the request's Host, and from this server's
+        # scheme, which is http behind a proxy that ends TLS: a body and a key would go there in the clear.
+        redirect_slashes=False,
     )
     app.include_router(jobs.direct)
     for routes in (jobs, events, batches, webhooks, service, legacy, page):

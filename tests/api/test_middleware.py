@@ -27,6 +27,17 @@ def test_every_answer_has_an_id_and_a_time(sqlite_api: Api, method: str, path: s
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/jobs/"), ("POST", "/predict/"), ("GET", "/docs/")]
+)
+def test_a_slash_too_many_leads_nowhere(sqlite_url: str, tmp_path: Path, method: str, path: str) -> None:
+    """Least of all to where the request's Host says, with the body and the key."""
+    with serving(settings_for(sqlite_url, tmp_path, no_auth=True)) as running:
+        answer = running.http.request(method, path, headers={"Host": "evil.example"})
+    assert_problem(answer, 404)
+    assert "location" not in answer.headers
+
+
 HEADERS_OF_THE_MOMENT = {"date", "x-correlation-id", "x-process-time-ms"}
 
 
