@@ -96,8 +96,12 @@ class Acceptance:
 
     def _run(self) -> None:
         while self._posted or not self._stopping:
-            if group := self._take():
-                self._write(group)
+            self._write_next()
+
+    def _write_next(self) -> None:
+        # A frame of its own: the pictures that were written are not kept until more are posted.
+        if group := self._take():
+            self._write(group)
 
     def _take(self) -> list[_Posted]:
         """What waits, up to the limits."""

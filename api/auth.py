@@ -205,8 +205,8 @@ def _refuse_control_characters(scope: Scope) -> None:
     """
     if _CONTROL.search(scope["path"]) or b"%00" in scope["query_string"]:
         raise InvalidRequest(
-            "The path has a control character, as a line's end (%0A) or NUL (%00), or the query has NUL; nothing "
-            "here is named so."
+            "The path has a control character, as a line's end (%0A) or NUL (%00), or the query has NUL. "
+            "Nothing here is named so."
         )
 
 

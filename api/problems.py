@@ -146,7 +146,7 @@ def _answers(request: Request, method: str) -> bool:
 
 async def _gone(request: Request, _error: Exception) -> Response:
     # Nobody is left to read it. It ends the request as the client's doing and not as an error of ours.
-    refusal = BadRequest("The connection was closed before the whole body had arrived.")
+    refusal = BadRequest("The connection was closed before the request was whole, or answered.")
     return problem_response(refusal, request.url.path)
 
 

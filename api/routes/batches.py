@@ -18,6 +18,7 @@ from api.openapi import BATCH_BODY, problems
 from api.routes.events import AfterQuery, LastEventId, described, streamed
 from api.schemas import Cursor, Wait, checked_cursor
 from api.service import ServiceDep
+from api.waiting import while_connected
 from core.jobs import batch_queries
 from core.jobs.states import BatchState
 
@@ -121,6 +122,7 @@ def list_batches(
     "/{batch_id}", response_model=BatchOut, responses=problems(404, 422, 503, http_304=answers.UNCHANGED)
 )
 async def get_batch(
+    request: Request,
     batch_id: str,
     batching: BatchingDep,
     owner: OwnerDep,
@@ -132,7 +134,8 @@ async def get_batch(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A batch as it is now, or, with `wait`, as soon as there is news of it."""
-    batch = await batching.wait(batch_id, wait, owner=owner, after=after)
+    waiting = batching.wait(batch_id, wait, owner=owner, after=after)
+    batch = await (while_connected(request, waiting) if wait else waiting)
     return answers.unless_known(answer(batch), if_none_match)
 
 

@@ -13,8 +13,9 @@ from api.auth import OwnerDep, owner_of
 from api.direct import DirectRoute
 from api.openapi import JOB_BODY, problems
 from api.schemas import Cursor, JobOut, JobPage, Wait, checked_cursor
-from api.service import ServiceDep, get_service
+from api.service import Service, ServiceDep, get_service
 from api.submissions import read_job
+from api.waiting import while_connected
 from core.jobs import completion, queries, results, retention, webhooks
 from core.jobs.states import FINAL, JobState, Queue
 from core.jobs.transitions import PARTIAL
@@ -73,14 +74,19 @@ async def create_job(request: Request) -> Response:
     """Post a picture, or the URL of one. The answer comes at once; the job runs in the background."""
     service, owner = await get_service(request), await owner_of(request)
     seconds = _preferred_wait(", ".join(request.headers.getlist("prefer")))
-    asked = await read_job(request, service.settings)
-    job, replayed = await service.accept_once(asked, idempotency.named(request, asked), owner=owner)
+    job, replayed = await _accept(request, service, owner)
     headers = idempotency.headers_of(job.links.self, is_replayed=replayed)
     if seconds is None:
         return answer(job, 202, headers)
     headers["Preference-Applied"] = f"wait={seconds:g}"
-    job = await service.wait(job.id, seconds, owner=owner)
+    job = await while_connected(request, service.wait(job.id, seconds, owner=owner))
     return answer(job, 200 if job.status in FINAL else 202, headers)
+
+
+async def _accept(request: Request, service: Service, owner: str | None) -> tuple[JobOut, bool]:
+    # What was read is let go of at the end of this: while its answer is waited for, a picture may be large.
+    asked = await read_job(request, service.settings)
+    return await service.accept_once(asked, idempotency.named(request, asked), owner=owner)
 
 
 def _preferred_wait(prefer: str) -> float | None:
@@ -126,6 +132,7 @@ def list_jobs(
     responses=problems(404, 422, 503, http_304=answers.UNCHANGED),
 )
 async def get_job(
+    request: Request,
     job_id: str,
     service: ServiceDep,
     owner: OwnerDep,
@@ -137,7 +144,8 @@ async def get_job(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A job as it is now, or, with `wait`, as soon as there is news of it."""
-    job = await service.wait(job_id, wait, owner=owner, after=after)
+    waiting = service.wait(job_id, wait, owner=owner, after=after)
+    job = await (while_connected(request, waiting) if wait else waiting)
     return answers.unless_known(answer(job), if_none_match)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,6 +20,7 @@ from api.schemas import JobOut
 from api.service import Service, ServiceDep
 from api.service_schemas import LegacyExplanation, LegacyPrediction
 from api.submissions import Asked, Form, asked_methods, picture_of, read_form
+from api.waiting import while_connected
 from core import errors
 from core.errors import BadRequest, Conflict, PawlensError, UnsupportedMediaType
 from core.jobs import queries
@@ -66,8 +68,8 @@ async def health() -> dict[str, str]:
 )
 async def predict(request: Request, service: ServiceDep, owner: OwnerDep) -> LegacyPrediction:
     """Predict one picture and wait for the answer: exactly one of `file` and `url`."""
-    _, asked = await _read(request, service.settings)
-    job = await _run(service, asked, WAIT_SECONDS, owner)
+    job = await _accept(request, service, owner)
+    job = await _end_of(job, WAIT_SECONDS, request, service, owner)
     return LegacyPrediction(**_prediction(job))
 
 
@@ -79,14 +81,21 @@ async def predict(request: Request, service: ServiceDep, owner: OwnerDep) -> Leg
 )
 async def predict_advanced(request: Request, service: ServiceDep, owner: OwnerDep) -> LegacyExplanation:
     """Predict and explain one picture and wait for all of it; `what` is `all` or a list of methods."""
-    form, asked = await _read(request, service.settings)
-    what = form.text("what") or request.query_params.get("what") or "all"
-    names = [name.strip() for name in what.split(",") if name.strip()]
-    methods = asked_methods([ORIGINAL_NAMES.get(name, name) for name in names])
-    asked = Asked(JobFields(methods=list(methods)), asked.data, asked.url, asked.name)
-    job = await _run(service, asked, EXPLAIN_WAIT_SECONDS, owner)
+    job = await _accept(request, service, owner, explains=True)
+    job = await _end_of(job, EXPLAIN_WAIT_SECONDS, request, service, owner)
     artifacts = await asyncio.to_thread(_artifacts, service, job)
     return LegacyExplanation(**_prediction(job), artifacts=artifacts)
+
+
+async def _accept(request: Request, service: Service, owner: str | None, *, explains: bool = False) -> JobOut:
+    # What was read is let go of at the end of this: while its answer is waited for, a picture may be large.
+    form, asked = await _read(request, service.settings)
+    if explains:
+        what = form.text("what") or request.query_params.get("what") or "all"
+        names = [name.strip() for name in what.split(",") if name.strip()]
+        methods = asked_methods([ORIGINAL_NAMES.get(name, name) for name in names])
+        asked = replace(asked, fields=JobFields(methods=list(methods)))
+    return await service.accept(asked, owner=owner)
 
 
 async def _read(request: Request, settings: Settings) -> tuple[Form, Asked]:
@@ -102,14 +111,17 @@ async def _read(request: Request, settings: Settings) -> tuple[Form, Asked]:
     return form, Asked(JobFields(), data, url, name)
 
 
-async def _run(service: Service, asked: Asked, seconds: float, owner: str | None) -> JobOut:
+async def _end_of(
+    job: JobOut, seconds: float, request: Request, service: Service, owner: str | None
+) -> JobOut:
     """The job once it has ended with a prediction.
 
     Raises:
         PawlensError: it ended without one, or has not ended in time.
+        ClientDisconnect: nobody waits for it any more; the job goes on.
     """
-    job = await service.accept(asked, owner=owner)
-    job = await service.wait(job.id, seconds, owner=owner, even_when_stopping=True)
+    waiting = service.wait(job.id, seconds, owner=owner, even_when_stopping=True)
+    job = await while_connected(request, waiting)
     if job.status not in FINAL:
         raise NotInTime(
             f"The job has not ended within {seconds:g} seconds. It goes on at {job.links.self}.",

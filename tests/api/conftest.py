@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import delete, func, select
 
 from api.app import create_app
@@ -55,7 +56,8 @@ class Lines(logging.Handler):
 
 
 class Api:
-    def __init__(self, settings: Settings, address: tuple[str, int], lines: Lines) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, address: tuple[str, int], lines: Lines) -> None:
+        self.app = app
         self.settings = settings
         self.address = address
         self.http = httpx.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=60)
@@ -149,7 +151,7 @@ def serving(settings: Settings, *, stop_seconds: int = 1) -> Iterator[Api]:
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        api = Api(settings, listener.getsockname(), lines)
+        api = Api(app, settings, listener.getsockname(), lines)
         try:
             yield api
         finally:

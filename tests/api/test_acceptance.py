@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -14,6 +15,7 @@ from core.jobs import queries
 from core.jobs.blobs import Picture
 from core.jobs.submit import Idempotency, IdempotencyKeyReused, Submission
 from core.jobs.tables import Blob, Event, Image, Job
+from tests.processes import eventually
 
 
 def picture(content: bytes = b"picture") -> Picture:
@@ -59,6 +61,16 @@ def test_what_waits_is_written_in_one_transaction(
     assert len(commits) == 1
     assert len({accepted.job_id for accepted in made}) == 50
     assert (count(database, Job), count(database, Event), count(database, Blob)) == (50, 50, 7)
+
+
+def test_a_picture_that_was_written_is_not_kept(acceptance: Acceptance) -> None:
+    """Until the next one is posted, which may take hours."""
+    wished = wish(bytes(1 << 20))
+    kept = weakref.ref(wished)
+    posted = [acceptance.post(wished)]
+    del wished
+    answers(acceptance, posted)
+    eventually(lambda: kept() is None, seconds=10)
 
 
 def test_each_is_answered_with_its_own_job_as_it_is_in_the_database(
