@@ -31,6 +31,8 @@ KEEP_ALIVE_SECONDS = 75
 """For the next request of a connection. Longer than clients and load balancers keep one (httpx 5 s, many 60):
 whoever closes first must be the one who sends, or a request is lost on its way to a closed connection."""
 EXCESS_SECONDS = 1.0
+UNREAD_SECONDS = 60.0
+"""For a client to take more of an answer that it has not taken whole (nginx's ``send_timeout``)."""
 OWN_DESCRIPTORS = 256
 """Of the process's open files, those that are not connections of clients: databases, Redis, uploads."""
 STOP_SECONDS = 10
@@ -48,7 +50,8 @@ class TooManyConnections(PawlensError):
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Whatever the parser only gathers (a head, the trailers of a body, the extensions of a
-    chunk) may have :data:`MAX_HEAD_BYTES`, and a head has :data:`HEAD_SECONDS`.
+    chunk) may have :data:`MAX_HEAD_BYTES`, and a head has :data:`HEAD_SECONDS`. An answer of which nothing
+    was taken for :data:`UNREAD_SECONDS` is given up.
 
     Of the connections to this process above ``max_connections``, each is told so when it begins to speak, or
     closed after :data:`EXCESS_SECONDS`.
@@ -60,15 +63,27 @@ class BoundedProtocol(HttpToolsProtocol):
     _gathered = 0
     _is_advancing = False  # the parser has come to the end of something within the bytes just received
     _lateness: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        # Paused as soon as the system's buffer is full, so that whatever is left over is watched.
+        transport.set_write_buffer_limits(high=0)
         self._is_excess = len(self.connections) > self.max_connections
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        self._is_taken()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        self._is_taken()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._is_excess:
@@ -119,6 +134,22 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._lateness is not None:
             self._lateness.cancel()
             self._lateness = None
+
+    def _await_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self._look_at_reader, left)
+
+    def _look_at_reader(self, before: int) -> None:
+        """Nothing is written while writing is paused, so what is left only shrinks, and by what was taken."""
+        if self.transport.get_write_buffer_size() < before:
+            self._await_reader()
+        else:
+            self.transport.abort()
+
+    def _is_taken(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _refuse(self, refusal: PawlensError) -> None:
         """Answer instead of the application, unless it is answering something else, and hang up."""

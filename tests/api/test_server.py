@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 
@@ -19,6 +23,7 @@ import pytest
 from api import server
 from tests.api.conftest import Api, serving, settings_for
 from tests.api.test_bodies import read_answer
+from tests.core.vision.pictures import PNG_SIGNATURE, png_chunk
 from tests.processes import eventually
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
@@ -106,6 +111,47 @@ def test_an_answer_that_takes_long_is_no_late_head(sqlite_api: Api, monkeypatch:
     with sqlite_api.connect() as connection:
         connection.sendall(GET.replace(b"/livez", f"/v1/jobs/{job}?wait=1".encode()) + b"\r\n")
         assert read_answer(connection)[0] == 200
+
+
+@pytest.fixture
+def large_picture(sqlite_url: str, tmp_path: Path) -> Iterator[tuple[Api, bytes, int]]:
+    """A service, the request for a picture of more bytes than a connection's buffers hold, and how many."""
+    rows = zlib.compress(bytes((1 + 3 * 1800) * 1800), level=0)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1800, 1800, 8, 2, 0, 0, 0))
+    picture = PNG_SIGNATURE + header + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
+    with serving(settings_for(sqlite_url, tmp_path)) as api:
+        path = api.post(picture)["links"]["image"].encode()
+        yield api, GET.replace(b"/livez", path) + b"Connection: close\r\n\r\n", len(picture)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(
+    large_picture: tuple[Api, bytes, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.5)
+    api, request, size = large_picture
+    with api.connect() as connection:
+        connection.sendall(request)
+        time.sleep(2)
+        received = 0
+        with suppress(ConnectionResetError):
+            while more := connection.recv(1 << 20):
+                received += len(more)
+    assert 0 < received < size
+
+
+def test_an_answer_that_is_read_slowly_is_sent_whole(
+    large_picture: tuple[Api, bytes, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 1.0)
+    api, request, size = large_picture
+    began, received = time.monotonic(), b""
+    with api.connect() as connection:
+        connection.sendall(request)
+        while more := connection.recv(1 << 18, socket.MSG_WAITALL):
+            received += more
+            time.sleep(0.1)
+    assert len(received.partition(b"\r\n\r\n")[2]) == size
+    assert time.monotonic() - began > 2
 
 
 SMUGGLED = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
