@@ -26,7 +26,7 @@ _DESCRIPTION = """
 Post a picture, get a job id at once; poll, or wait, for the answer: cat or dog, with calibrated scores.
 
 Every refusal is a problem document (RFC 9457). Every answer carries `X-Correlation-ID`, which you may choose,
-and `X-Process-Time-ms`.
+and that to a whole request `X-Process-Time-ms`.
 """
 
 

@@ -16,10 +16,14 @@ from http import HTTPStatus
 
 import uvicorn
 from fastapi import FastAPI
+from httptools import HttpParserError
+from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.middleware import CORRELATION_HEADER
 from api.problems import problem_response
 from core.errors import BadRequest, PawlensError
+from core.logs import log_context
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _is_excess = False
     _gathered = 0
+    _arrived = 0  # of what was gathered, and the bytes just received: a head is no longer than that
+    _is_too_large = False
     _is_advancing = False  # the parser has come to the end of something within the bytes just received
     _lateness: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -96,18 +102,21 @@ class BoundedProtocol(HttpToolsProtocol):
             )
             return
         self._is_advancing = False
+        self._arrived = self._gathered + len(data)
         super().data_received(data)
-        self._gathered = 0 if self._is_advancing else self._gathered + len(data)
+        self._gathered = 0 if self._is_advancing else self._arrived
         if self._gathered > MAX_HEAD_BYTES:
-            self._refuse(
-                HeadTooLarge(f"Line and headers of a request have {MAX_HEAD_BYTES:,} bytes at most.")
-            )
+            self._refuse(_head_too_large())
         elif not self._is_answering:
             self._await_head()
 
     def on_headers_complete(self) -> None:
         self._is_advancing = True
         self._head_is_there()
+        # Rarely: only what arrives at once with its end gets here.
+        if self._arrived > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+            self._is_too_large = True
+            raise HttpParserError  # as of a head that is none, for which send_400_response is called
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -119,7 +128,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(BadRequest("This is no valid HTTP request. Speak HTTP/1.1, without TLS, to this port."))
+        if self._is_too_large:
+            self._refuse(_head_too_large())
+        else:
+            self._refuse(
+                BadRequest("This is no valid HTTP request. Speak HTTP/1.1, without TLS, to this port.")
+            )
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     @property
     def _is_answering(self) -> bool:
@@ -154,9 +171,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: PawlensError) -> None:
         """Answer instead of the application, unless it is answering something else, and hang up."""
         if not self._is_answering:
-            answer = problem_response(refusal, "")
+            correlation = uuid7().hex
+            with log_context(correlation=correlation):
+                answer = problem_response(refusal, "")
+                logger.info("refused", extra={"status": refusal.status, "code": refusal.code})
             headers = [
                 *answer.raw_headers,
+                (CORRELATION_HEADER.encode(), correlation.encode()),
                 (b"x-content-type-options", b"nosniff"),
                 (b"connection", b"close"),
             ]
@@ -164,6 +185,10 @@ class BoundedProtocol(HttpToolsProtocol):
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
             self.transport.write(status + lines + b"\r\n" + bytes(answer.body))
         self.transport.close()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"Line and headers of a request have {MAX_HEAD_BYTES:,} bytes at most.")
 
 
 def allowed_connections(wanted: int) -> int:

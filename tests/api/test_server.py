@@ -60,8 +60,20 @@ def test_a_head_without_end(sqlite_api: Api, beginning: bytes, piece: bytes) -> 
     assert (status, headers["content-type"]) == (431, "application/problem+json")
     problem = json.loads(body)
     assert problem["code"] == "head_too_large"
+    assert problem["correlation_id"] == headers["x-correlation-id"]
+    assert sqlite_api.line(correlation_id=headers["x-correlation-id"])["status"] == 431
     assert "65,536 bytes" in problem["detail"]
     assert sqlite_api.http.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(("size", "expected"), [(65_000, 200), (66_000, 431), (200_000, 431)])
+def test_a_head_that_comes_at_once_has_the_same_limit(sqlite_api: Api, size: int, expected: int) -> None:
+    """The server reads up to a quarter of a mebibyte at a time."""
+    for _ in range(3):
+        with sqlite_api.connect() as connection:
+            connection.sendall(GET + b"X: " + b"x" * size + b"\r\n\r\n")
+            status, headers, _ = read_answer(connection)
+            assert (status, "x-correlation-id" in headers) == (expected, True)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +196,7 @@ def test_what_a_proxy_might_read_otherwise_is_refused(sqlite_api: Api, request_:
             "nosniff",
         )
         assert json.loads(body)["code"] == "bad_request"
+        assert json.loads(body)["correlation_id"] == headers["x-correlation-id"]
         assert connection.recv(1) == b""
     assert not sqlite_api.lines(message="request", path="/smuggled")
 
