@@ -139,7 +139,7 @@ def test_more_events_than_one_page(sqlite_api: Api, monkeypatch: pytest.MonkeyPa
         assert [id_ for id_, _, _ in parsed(answer.text)] == [str(i) for i in range(named + 1, 42)]
 
 
-@pytest.mark.parametrize("named", ["x", "-1", "1.5", "²", str(2**31), "9" * 5000, "1, 2"])
+@pytest.mark.parametrize("named", ["x", "-1", "1.5", "²", str(2**31), "9" * 5000, "0" * 5000, "1, 2"])
 def test_an_id_that_none_of_ours_is(sqlite_api: Api, named: str) -> None:
     job_id = sqlite_api.post()["id"]
     sent = {"Last-Event-ID": named.encode("latin-1")}
@@ -149,7 +149,7 @@ def test_an_id_that_none_of_ours_is(sqlite_api: Api, named: str) -> None:
         "invalid_request",
         "Last-Event-ID",
     )
-    if named.isascii():
+    if named.isascii() and named.strip("0"):  # as a number of a query, it is 0
         assert_problem(sqlite_api.http.get(path(job_id), params={"after": named}), 422, "invalid_request")
 
 
