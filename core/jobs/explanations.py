@@ -21,7 +21,7 @@ from core.jobs import events
 from core.jobs.blobs import store_blob
 from core.jobs.claims import Claim
 from core.jobs.states import MethodState
-from core.jobs.tables import Artifact, Method
+from core.jobs.tables import Artifact, Job, Method
 from core.jobs.transitions import PARTIAL
 
 
@@ -74,7 +74,7 @@ def start(session: Session, claim: Claim, method: str, *, key: str) -> bool:
         started_at=db_now(),
         done=0,
         total=0,
-        cache_key=key,
+        cache_key=_of_owner(session, claim, key),
     )
     return True
 
@@ -128,10 +128,12 @@ def fail(session: Session, claim: Claim, method: str, error: PawlensError, *, se
 
 
 def reuse(session: Session, claim: Claim, method: str, *, key: str) -> bool | None:
-    """Give the method the result of an equal one, if there is one: its artifacts are the same blobs.
+    """Give the method the result of an equal one of the same owner, if there is one: its artifacts are the
+    same blobs.
 
     None when there is no such result, False when the fence is down.
     """
+    key = _of_owner(session, claim, key)
     found = session.scalars(
         select(Method)
         .where(Method.cache_key == key, Method.state == MethodState.SUCCEEDED, Method.name == method)
@@ -166,6 +168,15 @@ def reuse(session: Session, claim: Claim, method: str, *, key: str) -> bool | No
         total=max(found.total, 1),
     )
     return True
+
+
+def _of_owner(session: Session, claim: Claim, key: str) -> str:
+    """The key as the job's owner has it: an answer that is there at once would tell of another's picture.
+
+    In the key and not beside it, so that the index finds one row however many owners have asked the same.
+    """
+    owner = session.scalar(select(Job.owner).where(Job.id == claim.job_id))
+    return hashlib.sha256(json.dumps([owner, key]).encode()).hexdigest()
 
 
 def _note(session: Session, claim: Claim, event: str, method: str, **data: Any) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import select
 
 from core.database import Database
@@ -60,7 +61,7 @@ def test_no_write_of_an_earlier_attempt_is_kept(database: Database) -> None:
         assert not explanations.progress(session, stale, "occlusion", done=1, total=2)
         assert not explanations.finish(session, stale, "occlusion", FINISHED)
     method = methods(database, current)["occlusion"]
-    assert (method.state, method.done, method.cache_key) == (MethodState.RUNNING, 0, "1")
+    assert (method.state, method.done) == (MethodState.RUNNING, 0)
 
 
 def test_only_a_result_that_succeeded_is_reused(database: Database) -> None:
@@ -74,6 +75,20 @@ def test_only_a_result_that_succeeded_is_reused(database: Database) -> None:
         assert explanations.reuse(session, second, "occlusion", key="same") is True
     method = methods(database, second)["occlusion"]
     assert (method.state, method.cached, method.quality) == (MethodState.SUCCEEDED, True, {"converged": True})
+
+
+@pytest.mark.parametrize("owner", [None, "key_1"])
+def test_no_owner_is_told_what_another_has_asked(database: Database, owner: str | None) -> None:
+    """By an answer that comes at once. Whoever has no key is one owner, too."""
+    first, same, other = (
+        running(database, methods=("occlusion",), owner=who) for who in (owner, owner, "key_2")
+    )
+    with database.write() as session:
+        assert explanations.start(session, first, "occlusion", key="1")
+        assert explanations.finish(session, first, "occlusion", FINISHED)
+        assert explanations.reuse(session, other, "occlusion", key="1") is None
+        assert explanations.reuse(session, same, "occlusion", key="1") is True
+        assert explanations.start(session, other, "occlusion", key="1")
 
 
 def test_what_succeeded_has_done_all_its_steps_although_it_told_of_none(database: Database) -> None:
