@@ -35,6 +35,13 @@ router = APIRouter(prefix="/v1", tags=["webhooks"])
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
+async def _not_to_be_stored(response: Response) -> None:
+    response.headers["Cache-Control"] = "no-store"
+
+
+SHOWS_A_SECRET = [Depends(_not_to_be_stored)]
+
+
 async def read_webhook(request: Request) -> WebhookRequest:
     """Read here, as all bodies are: FastAPI would answer one that is too large, or too slow, with 400."""
     if (kind := media_type_of(request)) != "application/json":
@@ -50,6 +57,7 @@ async def read_webhook(request: Request) -> WebhookRequest:
     "/webhooks",
     status_code=201,
     response_model=WebhookWithSecret,
+    dependencies=SHOWS_A_SECRET,
     openapi_extra=WEBHOOK_BODY,
     responses=problems(
         *(400, 408, 409, 413, 415, 422, 503),
@@ -90,14 +98,18 @@ def list_webhooks(service: ServiceDep, owner: OwnerDep) -> WebhookList:
         return WebhookList(webhooks=[WebhookOut.of(endpoint) for endpoint in found])
 
 
-@router.get("/webhooks/secret", response_model=SecretOut, responses=problems(503))
+@router.get(
+    "/webhooks/secret", response_model=SecretOut, dependencies=SHOWS_A_SECRET, responses=problems(503)
+)
 def get_secret(service: ServiceDep, owner: OwnerDep) -> SecretOut:
     """The secret that signs what is sent to the `webhook_url` of your jobs."""
     with service.database.write() as session:
         return SecretOut.of(webhook_secrets.own_secret(session, owner))
 
 
-@router.post("/webhooks/secret/rotate", response_model=SecretOut, responses=problems(503))
+@router.post(
+    "/webhooks/secret/rotate", response_model=SecretOut, dependencies=SHOWS_A_SECRET, responses=problems(503)
+)
 def rotate_secret(service: ServiceDep, owner: OwnerDep) -> SecretOut:
     """Renew the secret of your jobs' `webhook_url`; the old one signs beside it for 24 hours."""
     with service.database.write() as session:
@@ -119,7 +131,10 @@ def delete_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> Non
 
 
 @router.post(
-    "/webhooks/{webhook_id}/rotate", response_model=WebhookWithSecret, responses=problems(404, 422, 503)
+    "/webhooks/{webhook_id}/rotate",
+    response_model=WebhookWithSecret,
+    dependencies=SHOWS_A_SECRET,
+    responses=problems(404, 422, 503),
 )
 def rotate_webhook(webhook_id: str, service: ServiceDep, owner: OwnerDep) -> WebhookWithSecret:
     """Give it a new secret, shown once; the old one signs beside it for 24 hours."""

@@ -258,6 +258,18 @@ def test_what_is_signed_is_what_is_shown(sqlite_api: Api) -> None:
     assert claim.payload == delivery["payload"]
 
 
+def test_no_cache_stores_a_secret(sqlite_api: Api) -> None:
+    made = sqlite_api.http.post("/v1/webhooks", json={"url": URL})
+    rotate = f"/v1/webhooks/{made.json()['id']}/rotate"
+    http = sqlite_api.http
+    for answer in (
+        *(made, http.get("/v1/webhooks/secret")),
+        *(http.post(path) for path in ("/v1/webhooks/secret/rotate", rotate)),
+    ):
+        assert answer.json()["secret"].startswith("whsec_")
+        assert answer.headers["cache-control"] == "no-store"
+
+
 def test_secrets_are_in_no_log(sqlite_api: Api) -> None:
     made = register(sqlite_api)
     posted(sqlite_api, f"/v1/webhooks/{made['id']}/rotate", 200)
