@@ -25,8 +25,19 @@ def shown(
 
 
 def unless_known(answer: Response, if_none_match: str | None) -> Response:
-    """The answer, or 304 when the client has it already (RFC 9110, section 13.1.2)."""
+    """The answer, or 304 when the client has it already."""
     tag = answer.headers["ETag"]
-    if tag not in (known.strip() for known in (if_none_match or "").split(",")):
+    if not is_known(tag, if_none_match):
         return answer
     return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
+
+
+def is_known(tag: str, if_none_match: str | None) -> bool:
+    """Whether it is among the tags of the header, or the header takes any (RFC 9110, section 13.1.2).
+
+    By the weak comparison: whether either is marked as weak, which proxies that compress do, is no matter.
+    """
+    if if_none_match is None:
+        return False
+    known = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
+    return known == ["*"] or tag.removeprefix("W/") in known

@@ -174,9 +174,11 @@ def _bytes(
     Strangers' bytes, so whatever a browser makes of them it runs nothing and asks nobody.
     """
     keep = "no-cache" if changes else "private, max-age=31536000, immutable"
-    headers = {"ETag": f'"{sha256}"', "Cache-Control": keep}
+    tag = f'"{sha256}"'
+    # A browser keeps it for whoever had the key: asked with another, or none, it must ask again.
+    headers = {"ETag": tag, "Cache-Control": keep, "Vary": "Authorization"}
     headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
-    if if_none_match is not None and sha256 in if_none_match:
+    if answers.is_known(tag, if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(data, headers=headers, media_type=media_type)
 

@@ -116,10 +116,12 @@ def test_an_etag_stands_for_a_state(api: Api) -> None:
     job = api.post()
     path = job["links"]["self"]
     first = api.http.get(path).headers["etag"]
-    for sent in (first, f'"other", {first}'):
+    for sent in (first, f'"other", {first}', "*", first.removeprefix("W/"), f'"a",{first[2:]} , W/"b"'):
         answer = api.http.get(path, headers={"If-None-Match": sent})
         assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", first)
         assert "x-correlation-id" in answer.headers
+    for sent in ("", "W/", first.strip('W/"'), '"*"'):
+        assert api.http.get(path, headers={"If-None-Match": sent}).status_code == 200
     api.work()
     answer = api.http.get(path, headers={"If-None-Match": first})
     assert answer.status_code == 200
@@ -284,12 +286,14 @@ class TestImage:
         assert answer.headers["content-type"] == "image/jpeg"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        assert answer.headers["vary"] == "Authorization"
         # Whatever a browser takes a stranger's bytes for, it runs nothing.
         assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["etag"] == f'"{hashlib.sha256(PHOTO).hexdigest()}"'
-        again = api.http.get(job["links"]["image"], headers={"If-None-Match": answer.headers["etag"]})
-        assert (again.status_code, again.content) == (304, b"")
+        for known in (answer.headers["etag"], f"W/{answer.headers['etag']}", "*"):
+            again = api.http.get(job["links"]["image"], headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["vary"]) == (304, b"", "Authorization")
         other = api.http.get(job["links"]["image"], headers={"If-None-Match": '"x"'})
         assert other.status_code == 200
 
