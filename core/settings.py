@@ -14,6 +14,7 @@ from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -78,7 +79,9 @@ class Settings(BaseSettings):
     webhook_concurrency_per_receiver: Annotated[int, Field(ge=1)] = 2  # of one sender, to one host and port
     allow_private_network: bool = False  # development and tests only
     min_free_disk_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    rate_per_second: Annotated[float, Field(gt=0)] | None = None  # requests of a caller; None: any number
+    rate_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
+        None  # requests of a caller; None: any number
+    )
     rate_burst: Annotated[int, Field(ge=1)] = 50  # at once
     max_connections: Annotated[int, Field(ge=1)] = 1000  # of clients, to one API process
     max_queue: Annotated[int, Field(ge=1)] = 100_000  # jobs that may wait in one queue
@@ -102,6 +105,11 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _as_browsers_send_them(cls, value: list[str]) -> list[str]:
+        return [_origin(given) for given in value]
+
     @field_validator("database_url")
     @classmethod
     def _is_of_a_known_database(cls, value: str) -> str:
@@ -109,6 +117,16 @@ class Settings(BaseSettings):
             return value
         raise ValueError(
             "this is no database that Pawlens runs on; give sqlite:///path or postgresql://user@host/name"
+        )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_of_a_redis(cls, value: str) -> str:
+        if not value or _names_a_redis(value):
+            return value
+        raise ValueError(
+            "this is no Redis that Pawlens speaks to; give redis://host:6379/0, rediss:// for TLS, or "
+            "unix:///path/of.sock"
         )
 
     @field_validator("data_dir", "weights")
@@ -202,6 +220,37 @@ class _SettingsFile(YamlConfigSettingsSource):
                 f"The settings file {path} must be a mapping from names to values, as in `port: 8000`."
             )
         return given
+
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _origin(given: str) -> str:
+    """In the one form in which browsers send it and it is compared: in lower case, without a usual port."""
+    parts = urlsplit(given.removesuffix("/").lower())
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        host = port = None
+    plain = f"{parts.scheme}://{parts.netloc}"
+    if given == "*" or not host or not plain.isascii() or "@" in plain or parts.geturl() != plain:
+        raise ValueError(
+            "an origin is scheme://host or scheme://host:port, as in https://app.example.com, several are "
+            "separated by commas, and * for all is none: name the pages that may call"
+        )
+    return plain.removesuffix(f":{port}") if port == _DEFAULT_PORTS.get(parts.scheme) else plain
+
+
+def _names_a_redis(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        has_place = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
+    if parts.scheme == "unix":
+        return not parts.hostname and len(parts.path) > 1
+    database = parts.path.strip("/")
+    return parts.scheme in ("redis", "rediss") and has_place and (not database or database.isdecimal())
 
 
 def _names_a_database(url: str) -> bool:

@@ -95,6 +95,82 @@ def test_a_value_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, name
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://a.example", ["https://a.example"]),
+        ("https://a.example/, http://B.example:8080", ["https://a.example", "http://b.example:8080"]),
+        ("HTTPS://A.example:443", ["https://a.example"]),
+        ("http://[::1]:3000", ["http://[::1]:3000"]),
+        ("http://a.example:443", ["http://a.example:443"]),
+        ("capacitor://localhost", ["capacitor://localhost"]),
+        ("", []),
+    ],
+)
+def test_an_origin_is_kept_as_browsers_send_it(
+    monkeypatch: pytest.MonkeyPatch, given: str, kept: list[str]
+) -> None:
+    monkeypatch.setenv("PAWLENS_CORS_ORIGINS", given)
+    assert Settings().cors_origins == kept
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *(
+            "*",
+            "null",
+            "a.example",
+            "a.example:80",
+            "//a.example",
+            "https://",
+            "https:///",
+            "https://a.example/x",
+        ),
+        *("https://a.example?b", "https://a.example#c", "https://me@a.example"),
+        *("https://a.example:port", "https://bücher.example", "https://a.example//", "https://*.example, *"),
+    ],
+)
+def test_what_is_no_origin_is_refused(given: str) -> None:
+    with pytest.raises(ValidationError, match=r"scheme://host:port.*\* for all is none"):
+        Settings(cors_origins=given.split(", "))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://h", "redis://h:6379/0", "redis://:secret@h:6379/0", "redis://u:secret@[::1]:6379"),
+        *(
+            "rediss://:secret@h:6380/0?ssl_cert_reqs=required",
+            "unix://u:secret@/run/valkey.sock",
+            "unix:///run/v.sock?db=1",
+        ),
+    ],
+)
+def test_a_redis_by_its_url(url: str) -> None:
+    assert Settings(redis_url=url).redis == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("garbage", "h:6379", "localhost", "http://:secret@h:6379", "redis://", "redis://:secret@:6379"),
+        *(
+            "redis://:secret@h:port/0",
+            "redis://:secret@h/zero",
+            "redis:/h",
+            "unix://run/valkey.sock",
+            "unix:///",
+        ),
+        "amqp://u:secret@h",
+    ],
+)
+def test_a_broker_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"redis://host:6379/0.*unix:///path") as refused:
+        Settings(redis_url=url)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_child_process_reads_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
         data_dir=tmp_path / "with a space",
