@@ -8,6 +8,7 @@ check is made for every request.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,11 +45,16 @@ def create(session: Session, name: str, *, rate_per_second: float | None = None)
     """A new key and its secret, which nobody can find out again.
 
     Raises:
-        InvalidRequest: the name is empty, too long, or has characters that cannot be printed.
+        InvalidRequest: the name is empty, too long, or has characters that cannot be printed; or the rate is
+            no positive number.
         Conflict: a key that is not revoked has this name.
     """
     if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         raise InvalidRequest(f"A key's name has 1 to {MAX_NAME} printable characters.")
+    if rate_per_second is not None and not 0 < rate_per_second < math.inf:  # nor is NaN
+        raise InvalidRequest(
+            "A key's rate is a positive number of requests a second; without it there is none."
+        )
     # What looks like an id would make `revoke` ambiguous.
     if name.startswith("key_"):
         raise InvalidRequest("A key's name does not begin with key_, as ids do.")

@@ -125,3 +125,10 @@ def test_no_database_of_ours(tmp_path: Path, url: str) -> None:
 def test_a_rate_is_positive(tmp_path: Path) -> None:
     assert invoke("create", "me", "--rate", "0", data=tmp_path).exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", ["inf", "1e999"])
+def test_a_rate_is_a_number(tmp_path: Path, rate: str) -> None:
+    result = invoke("create", "me", "--rate", rate, data=tmp_path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "positive number of requests a second" in result.stderr

@@ -29,6 +29,12 @@ def revoked(database: Database, name_or_id: str) -> str:
         return keys.revoke(session, name_or_id).id
 
 
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_rate_is_a_positive_number(database: Database, rate: float) -> None:
+    with pytest.raises(InvalidRequest, match="positive number"):
+        created(database, "me", rate=rate)
+
+
 def test_only_a_digest_of_the_secret_is_stored(database: Database) -> None:
     key_id, secret = created(database, "me", rate=2.5)
     assert re.fullmatch(r"pk_[\w-]{43}", secret)  # 32 bytes in base64

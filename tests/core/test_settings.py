@@ -86,6 +86,8 @@ def test_a_database_of_another_kind_is_refused(url: str) -> None:
         ("MAX_ATTEMPTS", "many"),
         ("PORT", "70000"),
         ("ENGINE", "pretend"),
+        ("RATE_PER_SECOND", "inf"),
+        ("RATE_PER_SECOND", "nan"),
         ("HEARTBEAT_SECONDS", "31"),  # more than half of the lease
     ],
 )
