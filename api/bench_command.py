@@ -25,18 +25,23 @@ Day = Annotated[float, typer.Option(min=0, metavar="N")]
 @app.command()
 def engine(
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.  [default: the setting]")
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="the setting")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.  [default: the setting]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16.", show_default="the setting")
+    ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="MANIFEST", help="[default: the setting]", show_default=False)
+        Path | None, typer.Option(metavar="MANIFEST", help="Of the network.", show_default="the setting")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Decode and explain this one.", exists=True)
     ] = None,
-    largest_batch: Annotated[int | None, typer.Option(min=1, help="[default: 256 on CUDA, else 32]")] = None,
+    largest_batch: Annotated[
+        int | None, typer.Option(min=1, help="Of pictures.", show_default="256 on CUDA, else 32")
+    ] = None,
     compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="By torch.compile.  [default: the setting]")
+        bool | None,
+        typer.Option("--compile/--no-compile", help="By torch.compile.", show_default="the setting"),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Each figure once.")] = False,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the figures.")] = None,
@@ -77,7 +82,7 @@ def plan(
     methods: Annotated[str, typer.Option(help="Of an explanation: names, separated by commas.")] = "all",
     picture_kb: Annotated[float, typer.Option(min=0, help="Mean size of a picture's file.")] = 400,
     retention_days: Annotated[
-        float | None, typer.Option(min=0, help="Days that jobs are kept.  [default: the setting]")
+        float | None, typer.Option(min=0, help="Days that jobs are kept.", show_default="the setting")
     ] = None,
     utilisation: Annotated[
         float, typer.Option(min=0.05, max=0.95, help="Share of the peak hour that workers may be busy.")

@@ -10,6 +10,7 @@ import socket
 import sys
 from contextlib import suppress
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -43,10 +44,12 @@ SERVICE = "Service"
 app.add_typer(keys_command.app, name="keys", rich_help_panel=SERVICE)
 app.add_typer(bench_command.app, name="bench", rich_help_panel=SERVICE)
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on.  [default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.  [default: 8000]")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[
+    int | None, typer.Option(help="Port to listen on; 0 takes any free one.", show_default="8000")
+]
 DataDir = Annotated[
-    Path | None, typer.Option("--data", help="Folder for database, queue and logs.  [default: .pawlens]")
+    Path | None, typer.Option("--data", help="Folder for database, queue and logs.", show_default=".pawlens")
 ]
 NoAuth = Annotated[
     bool | None, typer.Option("--no-auth", help="Without any API key, be open to all who reach the address.")
@@ -111,7 +114,7 @@ def worker(
     queues: Annotated[list[str], typer.Argument(metavar="QUEUE...", help="predict, explain or io.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Tells workers of one queue on one machine apart.  [default: the queue]"),
+        typer.Option(help="Tells workers of one queue on one machine apart.", show_default="the queue"),
     ] = None,
 ) -> None:
     """Run a Celery worker of one or more queues."""
@@ -197,6 +200,10 @@ def _refuse(sentence: str) -> NoReturn:
 
 
 def main() -> None:
+    # What a terminal cannot show, as a file's name may be, is shown as \\xe4 instead of ending the command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

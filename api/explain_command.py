@@ -23,7 +23,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for the files that come of it.")],
     methods: Annotated[str, typer.Option(help="Names, separated by commas, or all.")] = "all",
     target: Annotated[
-        str | None, typer.Option(help="Class to explain.  [default: the predicted one]")
+        str | None, typer.Option(help="Class to explain.", show_default="the predicted one")
     ] = None,
     options: Annotated[str | None, typer.Option(help="A JSON object; see GET /v1/methods.")] = None,
     server: Server = DEFAULT_SERVER,

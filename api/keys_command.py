@@ -22,7 +22,7 @@ def create(
     name: Annotated[str, typer.Argument(help="For you to tell keys apart.")],
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Requests a second.  [default: the setting rate_per_second]"),
+        typer.Option(min=0.001, help="Requests a second.", show_default="the setting rate_per_second"),
     ] = None,
 ) -> None:
     """Make a key and print its secret, once: only a digest of it is kept."""

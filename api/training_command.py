@@ -45,7 +45,7 @@ def evaluate(
     weights: Annotated[
         str | None, typer.Option(metavar="MANIFEST", help="Measure these, and leave them as they are.")
     ] = None,
-    part: Annotated[str | None, typer.Option(help="validation, test or all.  [default: test]")] = None,
+    part: Annotated[str | None, typer.Option(help="validation, test or all.", show_default="test")] = None,
     sizes: Annotated[str | None, typer.Option(metavar="PIXELS,...", help="Choose the input size.")] = None,
     scales: Annotated[str | None, typer.Option(metavar="SCALE,...", help="Choose the resize scale.")] = None,
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="For the report.")] = None,

@@ -53,6 +53,40 @@ def test_help_names_every_command_and_loads_nothing_heavy() -> None:
         assert re.search(rf"\b{command}\b", shown)
 
 
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        ("up", ["(127.0.0.1)", "(8000)", "(.pawlens)"]),
+        ("worker", ["(the queue)"]),
+        ("explain", ["(the predicted one)"]),
+        ("keys create", ["(the setting rate_per_second)"]),
+        ("evaluate", ["(test)"]),
+        ("bench engine", ["(the setting)", "(256 on CUDA, else 32)"]),
+        ("bench plan", ["(the setting)"]),
+    ],
+)
+def test_help_shows_defaults_that_are_not_in_the_signature(command: str, defaults: list[str]) -> None:
+    """Written into the help by hand, in brackets, they would be markup to Rich, and not be shown."""
+    shown = CliRunner().invoke(
+        app, [*command.split(), "--help"], env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
+    )
+    for default in defaults:
+        assert f"[default: {default}]" in re.sub(r"\s+", " ", shown.output)
+
+
+def test_no_help_has_brackets_that_are_taken_for_markup() -> None:
+    for path in sorted((ROOT / "api").glob("*.py")):
+        assert not re.findall(r'help=\(?\s*"[^"]*\[[^"]*"', path.read_text()), path
+
+
+def test_what_a_terminal_cannot_show_is_shown_otherwise() -> None:
+    script = {"GET /v1/jobs": [JSONResponse({"jobs": [job(name="Käfer.jpg")], "next_cursor": None})]}
+    with serve(script) as server:
+        done = pawlens("jobs", PAWLENS_SERVER=server.address, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"K\xe4fer.jpg" in done.stdout
+
+
 def test_nothing_here_needs_torch_or_numpy() -> None:
     code = (
         "import sys\n"
