@@ -27,7 +27,16 @@ from typing import Any
 import httpx
 
 from api.client_batches import Batches
-from api.connection import FINAL_STATUSES, LONG_POLL_SECONDS, ApiError, Connection, NoServer, encodable
+from api.client_events import stream_events
+from api.connection import (
+    FINAL_STATUSES,
+    LONG_POLL_SECONDS,
+    ApiError,
+    Connection,
+    NoServer,
+    encodable,
+    segment,
+)
 
 __all__ = ["FINAL_STATUSES", "LONG_POLL_SECONDS", "ApiError", "Job", "NoServer", "PawlensClient"]
 
@@ -92,7 +101,7 @@ class PawlensClient(Connection):
         query: dict[str, float | int] = {"wait": wait} if wait else {}
         if after is not None:
             query["after"] = after
-        return self.json("GET", f"/v1/jobs/{job_id}", params=query, timeout=self.timeout + wait)
+        return self.json("GET", f"/v1/jobs/{segment(job_id)}", params=query, timeout=self.timeout + wait)
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job once it is final, however it ended.
@@ -107,7 +116,7 @@ class PawlensClient(Connection):
 
         ``after`` is the number of the last event that is known already. Lost connections are resumed.
         """
-        return self.stream_events(f"/v1/jobs/{job_id}/events", after)
+        return stream_events(self, f"/v1/jobs/{segment(job_id)}/events", after)
 
     def jobs(self, **filters: str | int | Sequence[str] | None) -> dict[str, Any]:
         """``{"jobs": [...], "next_cursor"}``, newest first.
@@ -119,18 +128,18 @@ class PawlensClient(Connection):
         return self.json("GET", "/v1/jobs", params=query)
 
     def image(self, job_id: str) -> bytes:
-        return self.request("GET", f"/v1/jobs/{job_id}/image").content
+        return self.request("GET", f"/v1/jobs/{segment(job_id)}/image").content
 
     def download(self, url: str) -> bytes:
         """The bytes behind an artifact's ``url``, as a job gives it: a path on this server."""
         return self.request("GET", httpx.URL(url).raw_path.decode()).content
 
     def cancel(self, job_id: str) -> Job:
-        return self.json("POST", f"/v1/jobs/{job_id}/cancel")
+        return self.json("POST", f"/v1/jobs/{segment(job_id)}/cancel")
 
     def delete(self, job_id: str) -> None:
         """Remove a job that has ended, with all that came of it."""
-        self.request("DELETE", f"/v1/jobs/{job_id}")
+        self.request("DELETE", f"/v1/jobs/{segment(job_id)}")
 
     def model(self) -> dict[str, Any]:
         return self.json("GET", "/v1/model")
@@ -146,7 +155,7 @@ class PawlensClient(Connection):
         """
         try:
             response = self.http.get("/livez")
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise NoServer.of(self.base_url, error) from error
         if not response.is_success:
             raise NoServer(f"{self.base_url}: /livez answers {response.status_code}")

@@ -9,7 +9,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from api.connection import Connection, encodable
+from api.client_events import stream_events
+from api.connection import Connection, encodable, segment
 
 Batch = dict[str, Any]
 """A batch as the API gives it: ``id status total counts{} progress{done total} rejected errors[] ...``."""
@@ -78,7 +79,7 @@ class Batches:
         if after is not None:
             query["after"] = after
         timeout = self._connection.timeout + wait
-        return self._connection.json("GET", f"/v1/batches/{batch_id}", params=query, timeout=timeout)
+        return self._connection.json("GET", f"/v1/batches/{segment(batch_id)}", params=query, timeout=timeout)
 
     def wait(self, batch_id: str, timeout: float | None = None) -> Batch:
         """The batch once all its jobs have ended, however they did.
@@ -90,7 +91,7 @@ class Batches:
 
     def events(self, batch_id: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """Each event as it happens, ``{"seq", "type", "counts", ...}``, until the batch has ended."""
-        return self._connection.stream_events(f"/v1/batches/{batch_id}/events", after)
+        return stream_events(self._connection, f"/v1/batches/{segment(batch_id)}/events", after)
 
     def list(self, **filters: str | int | None) -> dict[str, Any]:
         """``{"batches": [...], "next_cursor"}``, newest first; filters: ``status``, ``limit``, ``cursor``."""
@@ -100,17 +101,17 @@ class Batches:
     def results(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """Each item as it is now, in order: ``index name custom_id job_id status prediction error``."""
         rest = b""
-        with self._connection.stream(f"/v1/batches/{batch_id}/results", format="jsonl") as pieces:
+        with self._connection.stream(f"/v1/batches/{segment(batch_id)}/results", format="jsonl") as pieces:
             for piece in pieces:
                 *lines, rest = (rest + piece).split(b"\n")
-                yield from (json.loads(line) for line in lines)
+                yield from map(self._connection.parsed, lines)
         if rest:
-            yield json.loads(rest)
+            yield self._connection.parsed(rest)
 
     def download(self, batch_id: str, to: Path, form: Literal["jsonl", "csv", "zip"]) -> None:
         """Write the results into a file, which is there only when all of them have come."""
         part = to.with_name(f"{to.name}.part")
-        results = self._connection.stream(f"/v1/batches/{batch_id}/results", format=form)
+        results = self._connection.stream(f"/v1/batches/{segment(batch_id)}/results", format=form)
         try:
             with results as pieces, part.open("wb") as file:
                 file.writelines(pieces)
@@ -121,13 +122,13 @@ class Batches:
             raise
 
     def cancel(self, batch_id: str) -> Batch:
-        return self._connection.json("POST", f"/v1/batches/{batch_id}/cancel")
+        return self._connection.json("POST", f"/v1/batches/{segment(batch_id)}/cancel")
 
     def retry(self, batch_id: str) -> Batch:
         """A new batch of those items that failed or expired."""
         once = {"Idempotency-Key": uuid.uuid4().hex}
-        return self._connection.json("POST", f"/v1/batches/{batch_id}/retry", headers=once)
+        return self._connection.json("POST", f"/v1/batches/{segment(batch_id)}/retry", headers=once)
 
     def delete(self, batch_id: str) -> None:
         """Remove a batch that has ended, with its jobs and all that came of them."""
-        self._connection.request("DELETE", f"/v1/batches/{batch_id}")
+        self._connection.request("DELETE", f"/v1/batches/{segment(batch_id)}")

@@ -11,17 +11,15 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
-from httpx_sse import connect_sse
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_ATTEMPTS = 8
 """With the pauses between them about ten seconds, in which an API process is restarted."""
 MAX_PAUSE_SECONDS = 30.0
 LONG_POLL_SECONDS = 30.0
-SILENCE_SECONDS = 60.0
-"""A stream from which nothing came for so long is broken: the server sends a heartbeat far more often."""
 
 FINAL_STATUSES = frozenset({"succeeded", "partial", "failed", "canceled", "expired", "completed"})
 """Of jobs and batches."""
@@ -52,20 +50,21 @@ class ApiError(Exception):
             problem = None
         if not isinstance(problem, dict):
             problem = {"detail": response.text[:200]}
+        errors = problem.get("errors")
         return cls(
             response.status_code,
-            str(problem.get("code", f"http_{response.status_code}")),
-            str(problem.get("title", response.reason_phrase or f"HTTP {response.status_code}")),
-            str(problem.get("detail", "")),
-            errors=problem.get("errors") or (),
+            str(problem.get("code") or f"http_{response.status_code}"),
+            str(problem.get("title") or response.reason_phrase or f"HTTP {response.status_code}"),
+            str(problem.get("detail") or ""),
+            errors=errors if isinstance(errors, list) else (),
         )
 
 
 class NoServer(Exception):
-    """Nothing answers at the address, or the connection broke."""
+    """Nothing answers at the address, or something else than a Pawlens, or the connection broke."""
 
     @classmethod
-    def of(cls, base_url: str, error: httpx.TransportError) -> NoServer:
+    def of(cls, base_url: str, error: httpx.RequestError) -> NoServer:
         return cls(f"{base_url}: {error or type(error).__name__}")
 
 
@@ -79,6 +78,11 @@ def encodable(name: str) -> str:
     Python reads such a byte as a lone surrogate (PEP 383), which nothing encodes. Two names remain two.
     """
     return re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
+
+
+def segment(identifier: str) -> str:
+    """An id as one segment of a path, whatever is in it: "../batches/x" leads nowhere else."""
+    return quote(identifier, safe="", errors="surrogateescape")
 
 
 class Connection:
@@ -118,19 +122,27 @@ class Connection:
         self.http.close()
 
     def json(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        response = self.request(method, path, **arguments)
+        return self.parsed(self.request(method, path, **arguments).content)
+
+    def parsed(self, answer: bytes | str) -> dict[str, Any]:
+        """The JSON object in it.
+
+        Raises:
+            NoServer: there is none.
+        """
         try:
-            body = response.json()
+            found = json.loads(answer)
         except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            raise NoServer(f"{self.base_url} answers, but it is no Pawlens: {response.text[:80]!r}")
-        return body
+            found = None
+        if isinstance(found, dict):
+            return found
+        shown = answer if isinstance(answer, str) else answer.decode(errors="replace")
+        raise NoServer(f"{self.base_url} answers, but it is no Pawlens: {shown[:80]!r}")
 
     def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             last = attempt == MAX_ATTEMPTS
-            pause = _pause(attempt)
+            pause = pause_before(attempt)
             try:
                 response = self.http.request(method, path, **arguments)
             except httpx.TransportError as error:
@@ -138,6 +150,8 @@ class Connection:
                 harmless = method == "GET" or "Idempotency-Key" in arguments.get("headers", ())
                 if last or not (never_sent or harmless):
                     raise NoServer.of(self.base_url, error) from error
+            except httpx.DecodingError as error:
+                raise NoServer.of(self.base_url, error) from error
             else:
                 if response.is_success:
                     return response
@@ -163,40 +177,8 @@ class Connection:
                     response.read()
                     raise ApiError.of(response)
                 yield response.iter_bytes()
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise NoServer.of(self.base_url, error) from error
-
-    def stream_events(self, path: str, after: int) -> Iterator[dict[str, Any]]:
-        """The events above the number ``after``, until there are no more to come.
-
-        A stream that was cut goes on behind the last event that came (HTML Standard, server-sent events).
-        """
-        failures = 0
-        timeout = httpx.Timeout(self.timeout, read=SILENCE_SECONDS)
-        while True:
-            try:
-                seen = {"Last-Event-ID": str(after)}
-                with connect_sse(self.http, "GET", path, headers=seen, timeout=timeout) as source:
-                    if source.response.status_code == httpx.codes.NO_CONTENT:
-                        return
-                    if not source.response.is_success:
-                        source.response.read()
-                        raise ApiError.of(source.response)
-                    for event in source.iter_sse():
-                        if not event.data:  # the field ``retry`` alone
-                            continue
-                        after, failures = int(event.id), 0
-                        yield json.loads(event.data)
-            except httpx.TransportError as error:
-                failures += 1
-                if failures == MAX_ATTEMPTS:
-                    raise NoServer.of(self.base_url, error) from error
-            except ApiError as error:
-                failures += 1
-                if failures == MAX_ATTEMPTS or error.status not in (429, 503):
-                    raise
-            if failures:
-                time.sleep(_pause(failures))
 
     def until_final(self, ask: Callable[[float], Thing], timeout: float | None) -> Thing:
         """What ``ask`` gives once it has ended; ``ask`` may hold for the seconds it is given.
@@ -217,7 +199,7 @@ class Connection:
                 time.sleep(0.2)
 
 
-def _pause(attempt: int) -> float:
+def pause_before(attempt: int) -> float:
     return float(min(0.1 * 2**attempt, 4.0) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
 
@@ -230,5 +212,5 @@ def _retry_after(response: httpx.Response) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
         return 0.0

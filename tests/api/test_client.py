@@ -179,6 +179,62 @@ def test_a_retry_after_of_hours_is_told_at_once() -> None:
         assert server.count("GET /v1/model") == 1
 
 
+def test_a_date_that_no_calendar_has_is_none() -> None:
+    busy = problem(429, "quota", "Quota", "", Retry_After="Mon, 01 Jan 99999999999 00:00:00 GMT")
+    script = {"GET /v1/model": [busy, JSONResponse({"name": "x"})]}
+    with serve(script) as server, PawlensClient(server.address) as client:
+        assert client.model() == {"name": "x"}
+
+
+def test_a_problem_of_another_form_is_an_error_too() -> None:
+    odd = JSONResponse({"title": None, "code": None, "detail": None, "errors": 5}, 500)
+    with (
+        serve({"GET /v1/model": [odd]}) as server,
+        PawlensClient(server.address) as client,
+        pytest.raises(ApiError, match=r"^Internal Server Error$") as raised,
+    ):
+        client.model()
+    assert (raised.value.code, raised.value.errors) == ("http_500", [])
+
+
+def test_an_answer_that_cannot_be_decoded() -> None:
+    broken = Response(b"no gzip", headers={"Content-Encoding": "gzip"})
+    calls = ("/v1/model", "/livez", "/v1/batches/b/results", "/v1/jobs/j/events")
+    script = {f"GET {path}": [broken] for path in calls}
+    with serve(script) as server, PawlensClient(server.address) as client:
+        for ask in (
+            *(client.model, client.ping),
+            *(lambda: list(client.batches.results("b")), lambda: list(client.events("j"))),
+        ):
+            with pytest.raises(NoServer):
+                ask()
+
+
+def test_results_that_are_none() -> None:
+    script = {"GET /v1/batches/b/results": [PlainTextResponse('{"index": 0}\n{"index"')]}
+    with serve(script) as server, PawlensClient(server.address) as client:
+        results = client.batches.results("b")
+        assert next(results) == {"index": 0}
+        with pytest.raises(NoServer, match="no Pawlens"):
+            next(results)
+
+
+@pytest.mark.parametrize("odd", ["../../v1/batches/x", "a/b c", "%2e", "ä \udce9"])
+def test_an_id_stays_in_its_place(odd: str) -> None:
+    with serve({}) as server, PawlensClient(server.address) as client:
+        batches = client.batches
+        calls = [client.job, client.image, client.cancel, client.delete, lambda id_: list(client.events(id_))]
+        calls += [batches.get, batches.cancel, batches.retry, batches.delete]
+        calls += [lambda id_: list(batches.events(id_)), lambda id_: list(batches.results(id_))]
+        for call in calls:
+            with pytest.raises(ApiError):
+                call(odd)
+        whole = odd.encode(errors="surrogateescape").decode(errors="replace")
+        assert len(server.asked) == len(calls)
+        for asked in server.asked:
+            assert asked.path.startswith((f"/v1/jobs/{whole}", f"/v1/batches/{whole}"))
+
+
 @pytest.mark.usefixtures("three_attempts")
 def test_a_broken_connection_is_tried_again_where_that_does_no_harm() -> None:
     with hanging_up() as (address, heard), PawlensClient(address) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -76,6 +77,49 @@ def test_a_stream_that_is_cut_again_and_again_brings_each_event_once(sqlite_api:
     with cutting(sqlite_api.address, seed) as address, PawlensClient(address) as client:
         events = list(client.events(job["id"]))
     assert [event["type"] for event in events] == ["job.created", "job.canceled"]
+
+
+def stream_of(text: str) -> Response:
+    return Response(text, media_type="text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("text", "least"), [("retry: 700\n\n", 0.7), ("retry: 0\n\n", 0.1), (": no news\n\n", 1.0)]
+)
+def test_a_stream_that_ends_without_an_event_is_asked_for_again_after_a_pause(
+    text: str, least: float
+) -> None:
+    path = "GET /v1/jobs/job_1/events"
+    script = {path: [stream_of(text), Response(status_code=204)]}
+    with serve(script) as server, PawlensClient(server.address) as client:
+        began = time.monotonic()
+        assert list(client.events("job_1")) == []
+        assert least <= time.monotonic() - began
+        assert server.count(path) == 2
+
+
+def test_a_stream_that_ends_with_an_event_is_asked_for_again_at_once() -> None:
+    path = "GET /v1/jobs/job_1/events"
+    one = stream_of('retry: 5000\n\nid: 1\ndata: {"seq": 1}\n\n')
+    with serve({path: [one, Response(status_code=204)]}) as server, PawlensClient(server.address) as client:
+        began = time.monotonic()
+        assert list(client.events("job_1")) == [{"seq": 1}]
+        assert time.monotonic() - began < 4
+        assert server.last(path).headers["last-event-id"] == "1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['data: {"seq": 1}\n\n', 'id: x\ndata: {"seq": 1}\n\n', "id: 1\ndata: {\n\n", "id: 1\ndata: 1\n\n"],
+)
+def test_what_is_no_event_is_told(text: str) -> None:
+    script = {"GET /v1/jobs/job_1/events": [stream_of(text)]}
+    with (
+        serve(script) as server,
+        PawlensClient(server.address) as client,
+        pytest.raises(NoServer, match="no Pawlens"),
+    ):
+        list(client.events("job_1"))
 
 
 def test_a_refusal_is_told_and_a_busy_server_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
