@@ -204,7 +204,7 @@ class Method(Table):
     quality: Mapped[Json | None]
     provenance: Mapped[Json | None]
     error: Mapped[Json | None]
-    # Equal keys mean equal results of one owner: digest of it, picture, weights, method and options.
+    # Equal keys mean equal results: digest of picture, weights, method and options.
     cache_key: Mapped[str | None] = mapped_column(String(64), index=True)
 
 
