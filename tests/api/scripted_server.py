@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from multipart import MultipartParser, parse_options_header
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -44,11 +45,10 @@ class ScriptedServer:
             request.method, request.url.path, request.query_params.multi_items(), dict(request.headers)
         )
         if request.headers.get("content-type", "").startswith("multipart/"):
-            async with request.form() as form:
-                for name, value in form.multi_items():
-                    asked.form[name] = await value.read() if isinstance(value, UploadFile) else value
-                    if isinstance(value, UploadFile):
-                        asked.filename = value.filename
+            _, options = parse_options_header(request.headers["content-type"])
+            for part in MultipartParser(io.BytesIO(await request.body()), options["boundary"]):
+                asked.form[part.name] = part.value if part.filename is None else part.raw
+                asked.filename = part.filename or asked.filename
         self.asked.append(asked)
         answers = self.script.get(f"{asked.method} {asked.path}")
         if answers is None:

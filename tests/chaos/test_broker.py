@@ -50,8 +50,7 @@ def test_every_message_five_times_is_every_job_once(folder: Path, sqlite_url: st
         ids = post_many(service, 40)
         queue = KEY_PREFIX + Queue.PREDICT
         with broker(service) as client:
-            messages = client.lrange(queue, 0, -1)
-            assert messages
+            messages = eventually(lambda: client.lrange(queue, 0, -1), what="a hint")
             for message in messages:
                 client.lpush(queue, *[message] * 4)
         for name in ("predict", "predict-2"):
