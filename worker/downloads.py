@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 
 from core.broker import BrokerUnavailable, publish
@@ -62,22 +63,22 @@ class Downloader:
         with self._origins.choosing() as closed:
             if closed is None:
                 return None
-            if closed and not self._can_fetch(closed):
+            if closed and not self._can_fetch(closed.origins):
                 self._origins.found_nothing()
                 return None
             with self._database.write() as session:
                 lease = self._settings.lease_seconds
                 found = claims.claim_fetches(
-                    session, owner=owner, limit=1, lease_seconds=lease, except_origins=closed
+                    session, owner=owner, limit=1, lease_seconds=lease, except_origins=closed.origins
                 )
             if not found:
                 return None
             self._origins.enter(origin(found[0].source_url or ""))
         return found[0]
 
-    def _can_fetch(self, closed: list[str]) -> bool:
+    def _can_fetch(self, origins: Sequence[str]) -> bool:
         with self._database.read() as session:
-            return claims.can_fetch(session, except_origins=closed)
+            return claims.can_fetch(session, except_origins=origins)
 
     def _download(self, claim: Claim) -> None:
         try:

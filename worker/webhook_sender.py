@@ -72,22 +72,25 @@ class WebhookSender:
         with self._origins.choosing() as closed:
             if closed is None:
                 return None
+            passing_over = {"except_origins": closed.origins, "except_urls": closed.urls}
             # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
             with self._database.read() as session:
-                if not deliveries.ready(session, at_most=1, except_origins=closed):
+                if not deliveries.ready(session, at_most=1, **passing_over):
                     if closed:
                         self._origins.found_nothing()
                     return None
             with self._database.write() as session:
                 lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
-                claim = deliveries.claim(session, lease_seconds=lease, except_origins=closed)
+                claim = deliveries.claim(session, lease_seconds=lease, **passing_over)
             if claim is not None:
                 self._origins.enter(origin(claim.url))
         return claim
 
     def _deliver(self, claim: Claim) -> None:
         outcome = self._send(claim)
-        self._origins.leave(origin(claim.url), outcome.seconds, rest=deliveries.throttled_for(outcome))
+        if seconds := deliveries.throttled_for(outcome):
+            self._origins.rest(claim.url, seconds)  # so does what ends afterwards: see _throttle
+        self._origins.leave(origin(claim.url), outcome.seconds)
         state = self._database.write_until(
             lambda session: deliveries.record(session, claim, outcome),
             give_up_after=LEASE_MARGIN_SECONDS,

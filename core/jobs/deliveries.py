@@ -85,25 +85,37 @@ def _due() -> tuple[ColumnElement[bool], ...]:
     return _PENDING, WebhookDelivery.next_attempt_at <= db_now()
 
 
-def ready(session: Session, *, at_most: int, except_origins: Collection[str] = ()) -> int:
-    """How many deliveries could be sent now, counted up to ``at_most``, but for those to these origins."""
-    some = _to_others(select(literal(1)).select_from(WebhookDelivery).where(*_due()), except_origins)
+def ready(
+    session: Session, *, at_most: int, except_origins: Collection[str] = (), except_urls: Collection[str] = ()
+) -> int:
+    """How many deliveries could be sent now, counted up to ``at_most``, but for those to these receivers."""
+    due = select(literal(1)).select_from(WebhookDelivery).where(*_due())
+    some = _to_others(due, except_origins, except_urls)
     return session.scalar(select(func.count()).select_from(some.limit(at_most).subquery())) or 0
 
 
-def _to_others(due: Select[Any], origins: Collection[str]) -> Select[Any]:
-    """Those of them whose URL begins with none of ``origins``."""
-    if not origins:
+def _to_others(due: Select[Any], origins: Collection[str], urls: Collection[str]) -> Select[Any]:
+    """Those of them whose URL begins with none of ``origins`` and is none of ``urls``."""
+    if not origins and not urls:
         return due
     url = func.coalesce(WebhookEndpoint.url, WebhookDelivery.target)
     with_url = due.outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
-    return with_url.where(*(not_(url.startswith(origin, autoescape=True)) for origin in origins))
+    elsewhere = (not_(url.startswith(origin, autoescape=True)) for origin in origins)
+    return with_url.where(*elsewhere, url.not_in(urls))
 
 
-def claim(session: Session, *, lease_seconds: float, except_origins: Collection[str] = ()) -> Claim | None:
-    """Take what has been due the longest, unless its URL begins with one of ``except_origins``."""
+def claim(
+    session: Session,
+    *,
+    lease_seconds: float,
+    except_origins: Collection[str] = (),
+    except_urls: Collection[str] = (),
+) -> Claim | None:
+    """Take what has been due the longest, unless its URL begins with one of ``except_origins``, or is one of
+    ``except_urls``.
+    """
     picked = session.scalar(
-        _to_others(select(WebhookDelivery.id).where(*_due()), except_origins)
+        _to_others(select(WebhookDelivery.id).where(*_due()), except_origins, except_urls)
         .order_by(WebhookDelivery.next_attempt_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=WebhookDelivery)

@@ -147,22 +147,27 @@ def test_a_server_that_hangs_leaves_places_for_the_others(
     database: Database, tmp_path: Path, pictures: Server
 ) -> None:
     """Once it is known to hang. However much there is to download from it, and older than the rest."""
-    desk = Desk(database, tmp_path, [], fetch_timeout_seconds=1, fetch_concurrency=4, max_attempts=9)
+    desk = Desk(database, tmp_path, [], fetch_timeout_seconds=1, fetch_concurrency=4)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/{{}}"
-        for number in range(30):
-            desk.post(url.format(number), max_attempts=9)
+        for number in range(60):  # with their attempts, a minute and a half for four threads
+            desk.post(url.format(number), max_attempts=6)
         threads = [threading.Thread(target=desk.drain) for _ in range(4)]
         for thread in threads:
             thread.start()
-        eventually(lambda: desk.downloader._origins._slow, what="the first timeout")
-        late = desk.post(pictures.url("/cat.jpg"))
-        threads.append(threading.Thread(target=desk.drain))  # as the hint of the late one has it
-        threads[-1].start()
-        eventually(lambda: desk.job(late).state is JobState.QUEUED, seconds=5, what="the other's download")
-        desk.stopping.set()
-        for thread in threads:
-            thread.join()
+        try:
+            eventually(lambda: desk.downloader._origins._slow, what="the first timeout")
+            late = desk.post(pictures.url("/cat.jpg"))
+
+            def fetched() -> bool:
+                desk.drain()  # as beat's hints have it
+                return desk.job(late).state is JobState.QUEUED
+
+            eventually(fetched, what="the other's download")
+        finally:
+            desk.stopping.set()
+            for thread in threads:
+                thread.join()
 
 
 def test_a_full_disk_is_not_the_pictures_fault(

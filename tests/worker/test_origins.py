@@ -13,13 +13,14 @@ A, B, C = (f"http://{name}.example/" for name in "abc")
 
 
 def closed(known: Origins) -> list[str] | None:
+    """Origins, and then URLs."""
     with known.choosing() as found:
-        return found
+        return None if found is None else [*found.origins, *found.urls]
 
 
-def went(known: Origins, where: str, seconds: float, **more: float) -> None:
+def went(known: Origins, where: str, seconds: float) -> None:
     known.enter(where)
-    known.leave(where, seconds, **more)
+    known.leave(where, seconds)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +74,8 @@ def test_one_that_was_quick_again_is_slow_no_more() -> None:
 
 def test_one_that_asked_to_be_left_alone_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     known, now = Origins(8, slow_seconds=5), time.monotonic()
-    went(known, A, 0.1, rest=30)
-    assert closed(known) == [A]
+    known.rest(A + "hook", 30)
+    assert closed(known) == [A + "hook"]
     monkeypatch.setattr(time, "monotonic", lambda: now + 31)
     assert closed(known) == []
 
@@ -82,7 +83,7 @@ def test_one_that_asked_to_be_left_alone_rests(monkeypatch: pytest.MonkeyPatch) 
 def test_after_a_look_in_vain_the_next_one_has_time(monkeypatch: pytest.MonkeyPatch) -> None:
     known, now = Origins(8, slow_seconds=5), time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    went(known, A, 0.1, rest=30)
+    known.rest(A, 30)
     known.enter(B)
     known.found_nothing()
     assert closed(known) is None
@@ -102,6 +103,6 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     known.enter(C)
     assert closed(known) == [B, C]
     known.leave(C, 1)
-    for where in (C, A, B):
-        went(known, where, 1, rest=30)
+    for url in (C, A, B, A):
+        known.rest(url, 30)
     assert closed(known) == [A, B]

@@ -454,6 +454,10 @@ def test_who_cannot_keep_up_gets_nothing_of_what_ends_afterwards(
         quick.end_job(receiver.url())
         quick.drain()
     assert len(receiver.received) == 1
+    other = quick.end_job(receiver.url("/hook/of/somebody/else"))  # on the same host
+    quick.sender._origins._look_at = 0  # as a second later
+    quick.drain()
+    assert quick.state(other) is DeliveryState.DELIVERED
 
 
 def test_only_so_many_send_at_once(database: Database, tmp_path: Path, receiver: Receiver) -> None:
