@@ -190,4 +190,5 @@ def test_a_flat_transparent_picture_on_a_narrow_screen(open_visit: OpenVisit, se
         document.querySelector(".panel")) & Node.DOCUMENT_POSITION_FOLLOWING)"""
     assert page.evaluate(answer_first)
     page.set_viewport_size({"width": 1280, "height": 900})
-    page.wait_for_function(f"!({answer_first})()")
+    # A function: an expression that is not true at once would be evaluated within the page, which forbids it.
+    page.wait_for_function(f"() => !({answer_first})()")

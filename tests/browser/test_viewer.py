@@ -116,7 +116,7 @@ def test_the_number_is_that_of_what_has_come_under_the_pointer(at_real: Visit, j
     page.mouse.up()
     assert x() == pytest.approx(250, abs=2)  # the point came along
     page.mouse.wheel(0, 900)  # all of it is in sight again
-    page.wait_for_function("document.querySelector('.stage canvas:not(.zoomed)')")
+    page.wait_for_function("() => document.querySelector('.stage canvas:not(.zoomed)')")
     assert x() == pytest.approx(400, abs=2)
 
 
