@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from billiard import active_children
 from billiard.exceptions import WorkerLostError
@@ -49,7 +49,7 @@ WORKER_ID = os.environ.setdefault(
     "PAWLENS_WORKER_ID", f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 )
 
-STOP_SIGNAL = signal.SIGUSR2  # from the worker to its child: take no more work
+STOP_SIGNAL = signal.SIGUSR2  # from the worker to its child: take no more work; from it: I cannot start
 
 _runtime: Runtime | None = None
 
@@ -74,7 +74,7 @@ def _start_in_child(**_: Any) -> None:
         logger.exception("the worker cannot start, leaving")
         logging.shutdown()
         if queues != [Queue.IO]:
-            os.kill(os.getppid(), signal.SIGTERM)  # its supervisor knows what to do, the pool would hurry
+            os.kill(os.getppid(), STOP_SIGNAL)
         os._exit(1)
     if queues != [Queue.IO]:
         signal.signal(STOP_SIGNAL, lambda *_: _runtime.stopping.set())
@@ -85,6 +85,17 @@ def _start_with_threads(**_: Any) -> None:
     """In the worker itself, before its pool of threads."""
     if queues == [Queue.IO]:
         _start_in_child()
+    else:
+        signal.signal(STOP_SIGNAL, _leave_with_child)
+
+
+def _leave_with_child(*_: Any) -> NoReturn:
+    """In the worker itself, whose child cannot start: the pool would make another at once, and for ever.
+
+    Its supervisor sees a failure, waits a little longer each time, and tells why.
+    """
+    logging.shutdown()
+    os._exit(1)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

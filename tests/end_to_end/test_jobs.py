@@ -129,7 +129,7 @@ def test_a_worker_that_cannot_start_ends(folder: Path, sqlite_url: str) -> None:
     try:
         service.valkey.start()
         worker = service.start_worker("predict")
-        assert worker.wait(timeout=60) is not None
+        assert worker.wait(timeout=60) == 1
         assert "the worker cannot start, leaving" in service.log("predict")
     finally:
         service.stop()
