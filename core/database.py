@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,15 +37,14 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from core.errors import PawlensError, ServiceUnavailable, StorageFull
+from core.errors import ServiceUnavailable, StorageFull
+from core.outages import NO_LONGER_FIRST, translated
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -212,14 +210,14 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that sees one state of the database and changes nothing."""
-        with _translated(), Session(self._reading, expire_on_commit=False) as session:
+        with translated(), Session(self._reading, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that commits at the end of the block, or rolls back when the block raises."""
         with (
-            _translated(_NO_LONGER_FIRST),
+            translated(NO_LONGER_FIRST),
             Session(self._writing, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -269,44 +267,3 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
-
-
-@contextmanager
-def _translated(*more_states: str) -> Iterator[None]:
-    """Turn the driver's ways of saying "full" and "away" into errors that know their status."""
-    try:
-        yield
-    except DBAPIError as error:
-        reason = str(error.orig).lower()
-        if "disk is full" in reason or getattr(error.orig, "sqlstate", None) == "53100":
-            raise StorageFull("The database's disk is full. Free space or shorten the retention.") from error
-        if error.connection_invalidated or _is_outage(error, _OUTAGE_STATES + more_states):
-            raise _away() from error
-        raise
-    except PoolTimeout as error:  # every connection of the pool is in use
-        raise _away() from error
-
-
-# PostgreSQL classes: connection exceptions, too many connections, shutting down, serialisation and deadlock.
-_OUTAGE_STATES = ("08", "53300", "57P0", "40001", "40P01")
-_NO_LONGER_FIRST = "25006"  # a read-only transaction where none was asked for: another server took over
-_OUTAGE_WORDS = ("locked", "busy", "unable to open", "disk i/o")  # SQLite's
-
-
-def _is_outage(error: DBAPIError, states: tuple[str, ...]) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None:
-        return str(state).startswith(states)
-    if not isinstance(error, OperationalError):
-        return False
-    if isinstance(error.orig, sqlite3.Error):
-        return any(word in str(error.orig).lower() for word in _OUTAGE_WORDS)
-    return True  # the server has not spoken: no route, no such name, refused, timed out, hung up
-
-
-def _away() -> PawlensError:
-    return ServiceUnavailable(
-        "The database cannot be reached now. Try again in a few seconds; a request with an Idempotency-Key "
-        "is done once, however often it is sent.",
-        headers={"Retry-After": "5"},
-    )
