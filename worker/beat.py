@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from sqlalchemy.orm import Session
+
 from core.broker import JOBS_PER_HINT, MAX_HINTS, BrokerProbe, BrokerUnavailable, hints_for, publish
 from core.database import Database
 from core.errors import ServiceUnavailable
@@ -32,7 +34,7 @@ EXPIRE_JOBS = 500
 FORGET_DELIVERIES = 200
 """The same of the webhooks' log."""
 REMOVE_SECONDS = 1.0
-"""For removals at a time; the other duties wait meanwhile."""
+"""For removals, or passed deadlines, at a time; the other duties wait meanwhile."""
 AGAIN_SECONDS = 1.0
 """After which a duty that had to leave something goes on."""
 
@@ -73,14 +75,14 @@ class Maintenance:
         if rescued:
             logger.warning("took back jobs whose lease was over", extra=asdict(rescued))
 
-    def expire(self) -> None:
-        total, expired = 0, EXPIRE_JOBS
-        while expired >= EXPIRE_JOBS:
-            with self._database.write() as session:
-                expired = rescue.expire(session, limit=EXPIRE_JOBS)
-            total += expired
+    def expire(self) -> bool:
+        def some(session: Session) -> int:
+            return rescue.expire(session, limit=EXPIRE_JOBS)
+
+        total, is_more = self._bit_by_bit(some, EXPIRE_JOBS)
         if total:
             logger.info("deadlines passed", extra={"jobs": total})
+        return is_more
 
     def dispatch(self) -> None:
         """Top up each queue's hints to what its ready jobs call for.
@@ -115,28 +117,37 @@ class Maintenance:
         if not self._settings.retention_days:
             return False
         seconds = self._settings.retention_days * 86_400.0
-        until, total = time.monotonic() + REMOVE_SECONDS, 0
-        while True:
-            with self._database.write() as session:
-                removed = retention.delete_finished(session, older_than_seconds=seconds, limit=REMOVE_JOBS)
-            total += removed
-            if not removed or time.monotonic() >= until:
-                break
+
+        def some(session: Session) -> int:
+            return retention.delete_finished(session, older_than_seconds=seconds, limit=REMOVE_JOBS)
+
+        total, is_more = self._bit_by_bit(some, 1)
         if total:
             logger.info("removed old jobs", extra={"jobs": total})
-        return bool(removed)
+        return is_more
 
     def forget_deliveries(self) -> bool:
         """Remove what the webhooks' log has longer than jobs are kept."""
         if not self._settings.retention_days:
             return False
         seconds = self._settings.retention_days * 86_400.0
-        until = time.monotonic() + REMOVE_SECONDS
+
+        def some(session: Session) -> int:
+            return delivery_log.forget(session, older_than_seconds=seconds, limit=FORGET_DELIVERIES)
+
+        return self._bit_by_bit(some, FORGET_DELIVERIES)[1]
+
+    def _bit_by_bit(self, some: Callable[[Session], int], at_least: int) -> tuple[int, bool]:
+        """Do some of it in a transaction, then some more, until that is less than ``at_least`` or the time is
+        up. How much was done, and whether there may be more.
+        """
+        until, total = time.monotonic() + REMOVE_SECONDS, 0
         while True:
             with self._database.write() as session:
-                gone = delivery_log.forget(session, older_than_seconds=seconds, limit=FORGET_DELIVERIES)
-            if gone < FORGET_DELIVERIES or time.monotonic() >= until:
-                return gone >= FORGET_DELIVERIES
+                done = some(session)
+            total += done
+            if done < at_least or time.monotonic() >= until:
+                return total, done >= at_least
 
     def remove_orphans(self) -> None:
         """Go on looking through all blobs for those to which nothing refers, and remove them."""
