@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
 from functools import partial
 
 from core.broker import BrokerUnavailable, publish
@@ -21,7 +20,7 @@ from core.vision import images
 from worker.draining import drain
 from worker.fetcher import fetch
 from worker.leases import LeaseKeeper
-from worker.origins import Origins, origin
+from worker.origins import Closed, Origins
 from worker.writing import write_outcome
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Downloader:
         return drain(fetch_one, places=self._places, stopping=self._stopping, seconds=seconds)
 
     def _download_one(self, owner: str) -> bool:
-        claim = self._claim(owner)
+        claim = self._origins.take(partial(self._claim, owner), lambda claim: claim.source_url or "")
         if claim is None:
             return False
         with (
@@ -59,26 +58,17 @@ class Downloader:
             self._download(claim)
         return True
 
-    def _claim(self, owner: str) -> Claim | None:
-        with self._origins.choosing() as closed:
-            if closed is None:
-                return None
-            if closed and not self._can_fetch(closed.origins):
-                self._origins.found_nothing()
-                return None
-            with self._database.write() as session:
-                lease = self._settings.lease_seconds
-                found = claims.claim_fetches(
-                    session, owner=owner, limit=1, lease_seconds=lease, except_origins=closed.origins
-                )
-            if not found:
-                return None
-            self._origins.enter(origin(found[0].source_url or ""))
-        return found[0]
-
-    def _can_fetch(self, origins: Sequence[str]) -> bool:
-        with self._database.read() as session:
-            return claims.can_fetch(session, except_origins=origins)
+    def _claim(self, owner: str, closed: Closed) -> Claim | None:
+        if closed:  # what waits for those is walked through, and not under the write lock if in vain
+            with self._database.read() as session:
+                if not claims.can_fetch(session, except_origins=closed.origins):
+                    return None
+        with self._database.write() as session:
+            lease, origins = self._settings.lease_seconds, closed.origins
+            found = claims.claim_fetches(
+                session, owner=owner, limit=1, lease_seconds=lease, except_origins=origins
+            )
+        return found[0] if found else None
 
     def _download(self, claim: Claim) -> None:
         try:
@@ -114,7 +104,7 @@ class Downloader:
         try:
             return self._fetch(url)
         finally:
-            self._origins.leave(origin(url), time.monotonic() - started)
+            self._origins.leave(url, time.monotonic() - started)
 
     def _fetch(self, url: str) -> Picture:
         settings = self._settings

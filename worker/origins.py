@@ -6,12 +6,13 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+
+T = TypeVar("T")
 
 MOST_KNOWN = 100
 """Slow origins, and resting URLs, that are remembered: the latest. Each is a condition in the statement that
@@ -51,33 +52,34 @@ class Origins:
         self._of_slow_ones = max(1, places // 2)
         self._each = each
         self._slow_seconds = slow_seconds
-        self._choosing = threading.Lock()
+        self._picking = threading.Lock()
         self._lock = threading.Lock()
         self._busy: Counter[str] = Counter()
         self._slow: dict[str, None] = {}  # the longest known first, here and below
         self._rests: dict[str, float] = {}  # URLs, until when
         self._look_at = 0.0
 
-    @contextmanager
-    def choosing(self) -> Iterator[Closed | None]:
-        """What is closed, or None when there is no need to look now.
+    def take(self, pick: Callable[[Closed], T | None], url_of: Callable[[T], str]) -> T | None:
+        """What ``pick`` finds past what is closed. The origin of its URL has a place until :meth:`leave`.
 
-        One thread at a time chooses, so that two do not both take a last place.
+        One thread at a time picks, so that two do not both take a last place. After a look in vain past what
+        is closed, the next one has time, unless a place is left before.
         """
-        with self._choosing:
+        with self._picking:
             closed = self._closed()
-            yield None if closed and time.monotonic() < self._look_at else closed
+            if closed and time.monotonic() < self._look_at:
+                return None
+            picked = pick(closed)
+            if picked is not None:
+                with self._lock:
+                    self._busy[origin(url_of(picked))] += 1
+            elif closed:
+                self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            return picked
 
-    def found_nothing(self) -> None:
-        """A look past what is closed was in vain: the next one has time, unless a place is left before."""
-        self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
-
-    def enter(self, where: str) -> None:
-        with self._lock:
-            self._busy[where] += 1
-
-    def leave(self, where: str, seconds: float) -> None:
+    def leave(self, url: str, seconds: float) -> None:
         """After so many seconds of work."""
+        where = origin(url)
         with self._lock:
             self._busy[where] -= 1
             if not self._busy[where]:

@@ -21,7 +21,7 @@ from core.logs import log_context
 from core.network import GuardedTransport, Resolve, system_resolver
 from core.settings import Settings
 from worker.draining import drain
-from worker.origins import Origins, origin
+from worker.origins import Closed, Origins
 
 logger = logging.getLogger(__name__)
 
@@ -61,36 +61,28 @@ class WebhookSender:
         return drain(self._send_one, places=self._places, stopping=self._stopping, seconds=seconds)
 
     def _send_one(self) -> bool:
-        claim = self._claim()
+        claim = self._origins.take(self._claim, lambda claim: claim.url)
         if claim is None:
             return False
         with log_context(job=claim.subject_id):
             self._deliver(claim)
         return True
 
-    def _claim(self) -> Claim | None:
-        with self._origins.choosing() as closed:
-            if closed is None:
+    def _claim(self, closed: Closed) -> Claim | None:
+        others = {"except_origins": closed.origins, "except_urls": closed.urls}
+        # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
+        with self._database.read() as session:
+            if not deliveries.ready(session, at_most=1, **others):
                 return None
-            passing_over = {"except_origins": closed.origins, "except_urls": closed.urls}
-            # Looking first keeps a hint for a download from taking the write lock (SQLite has only one).
-            with self._database.read() as session:
-                if not deliveries.ready(session, at_most=1, **passing_over):
-                    if closed:
-                        self._origins.found_nothing()
-                    return None
-            with self._database.write() as session:
-                lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
-                claim = deliveries.claim(session, lease_seconds=lease, **passing_over)
-            if claim is not None:
-                self._origins.enter(origin(claim.url))
-        return claim
+        with self._database.write() as session:
+            lease = self._settings.webhook_timeout_seconds + LEASE_MARGIN_SECONDS
+            return deliveries.claim(session, lease_seconds=lease, **others)
 
     def _deliver(self, claim: Claim) -> None:
         outcome = self._send(claim)
         if seconds := deliveries.throttled_for(outcome):
             self._origins.rest(claim.url, seconds)  # so does what ends afterwards: see _throttle
-        self._origins.leave(origin(claim.url), outcome.seconds)
+        self._origins.leave(claim.url, outcome.seconds)
         state = self._database.write_until(
             lambda session: deliveries.record(session, claim, outcome),
             give_up_after=LEASE_MARGIN_SECONDS,

@@ -12,11 +12,12 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Float, Select, bindparam, func, not_, select, tuple_, update
+from sqlalchemy import CTE, ColumnElement, Float, Select, bindparam, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.jobs.conditions import BY_PRIORITY_THEN_AGE, FRESH, RETRIED, UNFETCHED, due
+from core.jobs.statements import begins_with_none
 from core.jobs.states import JobState, Queue
 from core.jobs.tables import Job
 from core.jobs.transitions import Move, Moved, put_back
@@ -147,7 +148,7 @@ def can_fetch(session: Session, *, except_origins: Collection[str]) -> bool:
 
 
 def _unfetched(except_origins: Collection[str]) -> Select[str]:
-    elsewhere = (not_(Job.source_url.startswith(origin, autoescape=True)) for origin in except_origins)
+    elsewhere = begins_with_none(Job.source_url, except_origins)
     return select(Job.id).where(*UNFETCHED, *due(), *elsewhere).order_by(*BY_PRIORITY_THEN_AGE)
 
 

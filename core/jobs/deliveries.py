@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, insert, literal, not_, or_, select, update
+from sqlalchemy import ColumnElement, Select, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.database import db_now
 from core.jobs import webhook_secrets
+from core.jobs.statements import begins_with_none
 from core.jobs.states import DeliveryState
 from core.jobs.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -100,8 +101,7 @@ def _to_others(due: Select[Any], origins: Collection[str], urls: Collection[str]
         return due
     url = func.coalesce(WebhookEndpoint.url, WebhookDelivery.target)
     with_url = due.outerjoin(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
-    elsewhere = (not_(url.startswith(origin, autoescape=True)) for origin in origins)
-    return with_url.where(*elsewhere, url.not_in(urls))
+    return with_url.where(*begins_with_none(url, origins), url.not_in(urls))
 
 
 def claim(

@@ -26,7 +26,8 @@ from core.jobs.tables import WebhookDelivery, WebhookEndpoint
 from core.settings import Settings
 from tests.core.jobs.steps import RESULT, running
 from tests.processes import eventually
-from worker.webhook_sender import MAX_ANSWER_BYTES, WebhookSender, origin
+from worker.origins import origin
+from worker.webhook_sender import MAX_ANSWER_BYTES, WebhookSender
 from worker.writing import write_outcome
 
 Answer = Callable[["Handler"], None]
